@@ -17,6 +17,7 @@ from jaxlv.data.loading import load_series
 from jaxlv.data.observations import Handling
 from jaxlv.data.series import SeriesSet
 from jaxlv.forecasting import evaluate as measures
+from jaxlv.forecasting import familiar
 from jaxlv.forecasting.familiar import nats_per_written_value
 from jaxlv.forecasting.forecast import Forecast
 from jaxlv.forecasting.request import Request
@@ -103,6 +104,15 @@ def test_values_that_were_filled_in_have_no_say(sampler, clean):
     lines = replace(marked, missing_NTV=None)
     cheap, fair = (np.median(nats_per_written_value(sampler, one, 50)) for one in (lines, marked))
     assert cheap < np.median(found.nats_N) < fair
+
+
+def test_a_text_that_marks_its_gaps_has_no_values_there(monkeypatch, clean):
+    """An empty step of two variables has one delimiter: places of values are those of texts without gaps alone."""
+    monkeypatch.setattr(familiar, "known", lambda *given: pytest.fail("marked texts hold nothing that was filled in"))
+    gappy_NTV = clean.values_NTV.copy()
+    gappy_NTV[:, 20] = np.nan
+    marked = load_series(gappy_NTV).ready(Handling(missing="mark")).series
+    assert np.isfinite(nats_per_written_value(api.open_model(FIELD), marked, 50)).all()
 
 
 def test_any_other_name_is_one_model(sampler, noisy):

@@ -33,8 +33,10 @@ def nats_per_written_value(sampler: Sampler, series: SeriesSet, context: int, ba
     ]
     width = padded(max(map(len, texts)))
     rows = stack([window(alphabet.encode(text), width) for text in texts], width)
-    filled = [np.isnan(marked_TV[:end]) for marked_TV, end in zip(series.written, ends_N, strict=True)]
-    rows, found = known(rows, filled, alphabet), []
+    if not sampler.reads_gaps:
+        filled = [np.isnan(marked_TV[:end]) for marked_TV, end in zip(series.written, ends_N, strict=True)]
+        rows = known(rows, filled, alphabet)
+    found = []
     for part in np.split(np.arange(len(texts)), range(batch, len(texts), batch)):
         some = later(rows.rows(np.resize(part, batch)), alphabet)  # a short batch is filled, so that one shape is compiled
         found.append(by_value(metered_nll(sampler, some), some, alphabet)[: len(part)])
@@ -49,7 +51,7 @@ def later(windows: Windows, alphabet: Alphabet) -> Windows:
 
 
 def known(windows: Windows, filled: Sequence[np.ndarray], alphabet: Alphabet) -> Windows:
-    """Returns the windows without a loss at values that were filled in: of each window (T, V), whether one was."""
+    """Returns windows of texts without gaps without a loss at values that were filled in: of each (T, V), which were."""
     ends = alphabet.ids_A[[SYMBOLS.index(mark) for mark in ",;"]]
     value_ML = np.cumsum(np.isin(windows.ids_ML, ends), axis=-1)  # to which a token's label belongs
     filled_ML = np.array([
