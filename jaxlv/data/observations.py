@@ -27,6 +27,7 @@ PERHAPS = (-1, -9, -8, -7)
 BAD = "missing, infinite, negative or too large"
 MOST_MISSING = 0.5  # of the steps of a series that is interpolated
 BRIDGED, SMOOTH = 3, 8  # steps in a row that a curve bridges at most, and values through which it is drawn at least
+CLEARLY = 0.8  # error of the curve over that of lines, of values left out, below which it is drawn
 MARGIN = 0.5  # of the range of a context, that a shift leaves below its least value
 
 
@@ -380,7 +381,7 @@ def interpolated(values_TV: np.ndarray) -> np.ndarray:
     if a variable has no value.
 
     Gaps of at most BRIDGED steps in a row are bridged by a cubic spline, of logarithms if all values are above zero, where
-    that tells every third known value from the others better than straight lines do; else by straight lines.
+    that tells every third known value from the others clearly better than straight lines do; else by straight lines.
     """
     if not np.isnan(values_TV).any():
         return values_TV
@@ -406,7 +407,7 @@ def lined(values_TV: np.ndarray) -> np.ndarray:
 
 
 def _is_smooth(known: np.ndarray, values: np.ndarray) -> bool:
-    """Tells whether a curve tells values that are left out, every third in turn, better than straight lines."""
+    """Tells whether a curve tells values that are left out, every third in turn, clearly better than straight lines."""
     if len(known) < SMOOTH:
         return False
     curve, line = [], []
@@ -415,7 +416,7 @@ def _is_smooth(known: np.ndarray, values: np.ndarray) -> bool:
         rest = np.setdiff1d(np.arange(len(known)), out)
         curve.append(np.abs(_curve(known[rest], values[rest], known[out]) - values[out]))
         line.append(np.abs(np.interp(known[out], known[rest], values[rest]) - values[out]))
-    return float(np.concatenate(curve).mean()) < float(np.concatenate(line).mean())
+    return float(np.concatenate(curve).mean()) < CLEARLY * float(np.concatenate(line).mean())
 
 
 def _curve(known: np.ndarray, values: np.ndarray, steps: np.ndarray) -> np.ndarray:
