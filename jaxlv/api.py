@@ -19,7 +19,7 @@ from jaxlv.forecasting.forecast import Forecast
 from jaxlv.forecasting.request import Request
 from jaxlv.forecasting.sampler import Sampler
 from jaxlv.lora.adapters import load_adapter, read_codec
-from jaxlv.model.bases import EMBEDDED_BASE
+from jaxlv.model.bases import BASE, EMBEDDED_BASE, base_of_adapter
 from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.runs import run, sources
@@ -50,8 +50,9 @@ def open_model(
     If a run has a budget, its work is reserved in its ledger, in the phase "evaluation".
 
     Args:
-        model: a run folder, a model folder, a hub id, "embedded", "embedded-field", what `load_pretrained` returned (with
-            or without an overlay after it), or a model bound to its variables.
+        model: a run folder, a model folder, a hub id, "embedded" (with an adapter: the base that it was made for),
+            "embedded-cycles", "embedded-field", what `load_pretrained` returned (with or without an overlay after it), or a
+            model bound to its variables.
         adapter: a folder in PEFT's format, which is laid over the model.
         codec: how series are written; in the form that the run or the adapter was trained on if None.
         settings: how a named model computes.
@@ -79,6 +80,8 @@ def open_model(
     if tokenizer is not None and not is_folder(tokenizer):
         raise JaxlvError("no such folder", where=tokenizer, expected="a folder with a tokenizer")
     model = getattr(model, "sampler", model)  # of a jaxlv.Forecaster
+    if model == BASE and adapter is not None:
+        model = base_of_adapter(Path(adapter))
     if isinstance(model, Sampler):
         found = model
     elif isinstance(model, PATHS):

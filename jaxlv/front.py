@@ -34,6 +34,8 @@ from jaxlv.studies import fitting, given
 from jaxlv.studies.choice import ONE, Choice
 from jaxlv.studies.progress import Begin, Lines, Silent, Teller
 
+READ = ("id", "time", "columns", "separate")  # keywords that say how series are read
+
 
 class Reading(TypedDict, total=False):
     """Keywords that say how series are read, and what is done with values that a model cannot be given."""
@@ -214,6 +216,9 @@ class Forecaster:
             raise JaxlvError(
                 "a forecaster is tuned from a model by its name", where="fit", expected='"embedded", a folder, a hub id'
             )
+        unknown = [name for name in how if name not in READ]
+        if unknown:
+            raise JaxlvError(f"unknown setting {unknown[0]}", where="fit", expected=", ".join(READ))
         with self._heard():
             found = load_series(data, **how)
         config = fitting.fitted(found, str(self.model), holdout, steps)

@@ -7,24 +7,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
 import jaxlv
 from jaxlv import api
-from jaxlv.config import ModelSettings
+from jaxlv.config import DataConfig, LoraConfig, ModelSettings, RunConfig
 from jaxlv.data.loading import load_series
 from jaxlv.data.observations import Handling
-from jaxlv.data.series import SeriesSet
+from jaxlv.data.series import SeriesSet, from_arrays
 from jaxlv.forecasting import evaluate as measures
 from jaxlv.forecasting import familiar
 from jaxlv.forecasting.familiar import nats_per_written_value
 from jaxlv.forecasting.forecast import Forecast
 from jaxlv.forecasting.request import Request
 from jaxlv.forecasting.sampler import Sampler
+from jaxlv.lora import overlay
+from jaxlv.lora.adapters import Origin, save_peft
+from jaxlv.model.bases import EMBEDDED
+from jaxlv.runs import sources
 from jaxlv.studies import choice, evaluate, field, fitting, forecast, stress
 from jaxlv.studies.choice import Choice
-from jaxlv.studies.subjects import Asked
+from jaxlv.studies.subjects import Asked, Bare, open_subject
 
 EITHER = Choice(ModelSettings(path="embedded"))
 CYCLES, FIELD = "embedded-cycles", "embedded-field"
@@ -163,6 +168,29 @@ def nothing_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         measures, "nats_per_value", lambda one, series, context, ahead, *rest: np.ones((len(series), ahead, 2))
     )
+
+
+def test_series_that_are_not_trained_on_have_no_say(monkeypatch, clean, noisy):
+    """The first series is one of the validation or the test, and looks like nothing that is trained on."""
+    monkeypatch.setattr(fitting, "SHARES", (0.2, 0.4, 0.4))
+    values_NTV = noisy.values_NTV[0] * np.linspace(1, 2, fitting.SEVERAL)[:, None, None]
+    train = sources.split_series(RunConfig(data=DataConfig(fractions=fitting.SHARES)), from_arrays(values_NTV)).train
+    assert 0 not in train
+    values_NTV[train] = clean.values_NTV[0] * np.linspace(1, 2, len(train))[:, None, None]
+    monkeypatch.setattr(choice, "JUDGED", 1)
+    assert EITHER.reader(api.open_model("embedded"), from_arrays(values_NTV), 60).name == FIELD
+    assert fitting.fitted(load_series(values_NTV)).model.path == "embedded"
+
+
+def test_an_adapter_is_laid_over_the_base_that_it_was_made_for(tmp_path: Path, clean):
+    lora = overlay.init_lora(jax.random.key(0), api.open_model(FIELD).variables["params"], LoraConfig(rank=2))
+    lora = jax.tree.map(lambda leaf: leaf + 0.01, lora)
+    for base, weight in ((FIELD, FIELD), ("embedded", CYCLES)):
+        save_peft(tmp_path / base, lora, LoraConfig(rank=2), Origin(base))
+        found = api.open_model("embedded", tmp_path / base)
+        assert found.model.folder == str(EMBEDDED[weight])
+        asked = Asked("embedded", jaxlv.load_series(clean), bare=Bare(adapter=tmp_path / base))
+        assert open_subject(asked).bare["untuned"].model.folder == str(EMBEDDED[weight])
 
 
 def test_every_study_tells_which_base_it_measured(tmp_path: Path, noisy, nothing_drawn):

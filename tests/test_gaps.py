@@ -171,7 +171,7 @@ def test_a_base_that_has_read_no_gaps_is_given_what_stands_there(prompts):
     assert prompt(sampler) == prompts["interpolate"] and not sampler.reads_gaps
     assert prompt(replace(sampler, gaps=True)) == prompts["mark"]
     (line, *_) = unfamiliar(series, Reader(sampler), 12, 2)
-    assert line == "missing values are interpolated in the text, too: the base has read no gaps"
+    assert line == "in the text, too, missing values are interpolated: the base that reads them has read no marks"
 
 
 def test_a_forecast_that_goes_on_from_itself_keeps_the_marks(monkeypatch: pytest.MonkeyPatch):

@@ -88,6 +88,12 @@ def adapters_in(folder: Path) -> Path | None:
     return foreign.find(folder, TENSORS) if settings.get("base_model_name_or_path") == BASE else None
 
 
+def base_of_adapter(adapter: Path) -> str:
+    """Returns the name of that one of jaxlv's bases for which an adapter says that it was made; BASE if it names none."""
+    name = (foreign.settings(adapter, CONFIG) or {}).get("base_model_name_or_path")
+    return name if isinstance(name, str) and name in EMBEDDED else BASE
+
+
 def added_by(path: Path, modules: Collection[str]) -> dict[str, Added]:
     """Returns {weight: what the adapters in a file add to it}, given the modules that are projections of the base.
 

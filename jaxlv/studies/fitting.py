@@ -49,12 +49,13 @@ def fitted(
     length = min(LONGEST, -(-rest * step // 16) * 16 + 16)
     inside = min(rest, length // step)
     horizon = holdout or max(inside // 2, 1)
+    split = DataConfig(**{"fractions": SHARES if len(found) >= SEVERAL else ALL_TRAIN, **data}, holdout=holdout)
     if model in (None, BASE):
-        model = base_for(found.until(holdout) if holdout else found)
+        model = base_for(found, split)
     embedded = model in EMBEDDED
     context = max(rest if holdout else inside - horizon, 1)
     return RunConfig(
-        data=DataConfig(**{"fractions": SHARES if len(found) >= SEVERAL else ALL_TRAIN, **data}, holdout=holdout),
+        data=split,
         codec=codec,
         windows=WindowConfig(
             length=length, stride=max(length // 2, step), context_steps=(max(inside // 5, 4), max(4 * inside // 5, 5))

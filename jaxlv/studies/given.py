@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxlv.config import ModelSettings
-from jaxlv.data.observations import USUAL, Handling, Observations
+from jaxlv.config import DataConfig, ModelSettings, RunConfig
+from jaxlv.data.observations import Handling, Observations
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting import familiar
@@ -20,6 +20,7 @@ from jaxlv.forecasting.baselines import BASELINES
 from jaxlv.forecasting.origins import Origins, Rolling, by_length, rolling
 from jaxlv.forecasting.sampler import Sampler
 from jaxlv.model.bases import BASE, EMBEDDED, EMBEDDED_BASE, FIELD, FIELD_BASE, limits_of
+from jaxlv.runs import sources
 from jaxlv.runs.run import FinishedRun
 from jaxlv.studies.choice import Choice, Reader
 
@@ -83,7 +84,7 @@ def unfamiliar(series: SeriesSet, reader: Reader, context: int, horizon: int) ->
     """
     forecaster, nats_N = reader.sampler, reader.nats_N
     if series.missing_NTV is not None and not forecaster.reads_gaps:
-        yield "missing values are interpolated in the text, too: the base has read no gaps"
+        yield "in the text, too, missing values are interpolated: the base that reads them has read no marks"
     folder = getattr(forecaster.model, "folder", None)
     V, limits = len(series.variables), limits_of(folder)
     if not limits or "lora" in forecaster.variables:
@@ -117,12 +118,18 @@ def unfamiliar(series: SeriesSet, reader: Reader, context: int, horizon: int) ->
         yield f"{FIELD} has read noise, gaps, counts and more kinds of series"
 
 
-def base_for(found: Observations) -> str:
-    """Returns the name, as configs have it, of that one of jaxlv's bases which knows series better."""
-    choice = Choice(ModelSettings(path=BASE))
-    sampler = choice.named()
-    known = ready(found, sampler, USUAL, room(sampler, BASE, None, len(found.variables), 1)).series
-    return FIELD if choice.reader(sampler, known, known.values_NTV.shape[1]).name == FIELD else BASE
+def base_for(found: Observations, data: DataConfig) -> str:
+    """Returns the name, as configs have it, of that one of jaxlv's bases which knows better what a run is trained on:
+    not the steps that it holds out, nor its validation and test series.
+    """
+    choice, handling = Choice(ModelSettings(path=BASE)), Handling(data.missing, data.negative)
+    sampler, found = choice.named(), found.until(data.holdout) if data.holdout else found
+    known = ready(found, sampler, handling, room(sampler, BASE, None, len(found.variables), 1)).series
+    trained = set(sources.split_series(RunConfig(data=data), found.ready(handling).series).train.tolist())
+    rows = np.flatnonzero([one in trained for one in known.ids_N.tolist()])
+    if not len(rows):
+        return BASE
+    return FIELD if choice.reader(sampler, known.rows(rows), known.values_NTV.shape[1]).name == FIELD else BASE
 
 
 def room(forecaster: Sampler, name: Any, finished: FinishedRun | None, variables: int, horizon: int) -> int:

@@ -18,6 +18,7 @@ from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting.sampler import Sampler
 from jaxlv.lora.adapters import load_adapter, read_codec
+from jaxlv.model.bases import BASE, base_of_adapter
 from jaxlv.model.weights import base_of, resolve
 from jaxlv.runs import run, sources
 from jaxlv.storage.door import is_there
@@ -180,7 +181,8 @@ def _open_bare(asked: Asked, config: RunConfig, source: Observations | SeriesSet
         text = CodecConfig(**{one.name: getattr(below, one.name) for one in fields(CodecConfig)})
     wanted: dict[str, Any] = {"scale": bare.scale, "decimals": bare.decimals}
     text = replace(text, **{name: value for name, value in wanted.items() if value is not None})
-    own = {"path": asked.subject, "dtype": bare.dtype, "weights": bare.weights, "revision": bare.revision}
+    path = base_of_adapter(bare.adapter) if bare.adapter and asked.subject == BASE else asked.subject
+    own = {"path": path, "dtype": bare.dtype, "weights": bare.weights, "revision": bare.revision}
     settings = ModelSettings(**{**vars(config.model), **own})
     config = replace(config, model=settings, codec=text)
     base, model, params, alphabet = sources.load_base(config, trains=False)
@@ -188,10 +190,10 @@ def _open_bare(asked: Asked, config: RunConfig, source: Observations | SeriesSet
     codec = Codec.of(text, below.dataset_alpha) if below and as_trained else Codec.for_data(text, _values(source))
     models = {"untuned": Sampler(model, {"params": params}, alphabet, codec, config.sampling)}
     if bare.adapter:
-        lora = load_adapter(bare.adapter, model, asked.subject)
+        lora = load_adapter(bare.adapter, model, path)
         models = {"tuned": replace(models["untuned"], variables={"params": params, "lora": lora}), **models}
         say("note: what the adapter was trained on is not in its files: whether it has seen these series cannot be told")
-    named = replace(config, model=replace(settings, path=model_name(asked.subject, base)))
+    named = replace(config, model=replace(settings, path=model_name(path, base)))
     choice = ONE if bare.adapter else Choice(settings)
     return Subject(Path(asked.subject).name, None, named, source, models, asked.handling, choice)
 
