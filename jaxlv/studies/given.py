@@ -122,6 +122,8 @@ def base_for(found: Observations, data: DataConfig) -> str:
     """Returns the name, as configs have it, of that one of jaxlv's bases which knows better what a run is trained on:
     not the steps that it holds out, nor its validation and test series.
     """
+    if str(len(found.variables)) not in limits_of(EMBEDDED_BASE):
+        return FIELD
     choice, handling = Choice(ModelSettings(path=BASE)), Handling(data.missing, data.negative)
     sampler, found = choice.named(), found.until(data.holdout) if data.holdout else found
     known = ready(found, sampler, handling, room(sampler, BASE, None, len(found.variables), 1)).series
