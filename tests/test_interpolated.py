@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxlv.config import RunConfig
-from jaxlv.data.observations import interpolated
+from jaxlv.data.filling import interpolated
 from jaxlv.data.series import from_arrays
 from jaxlv.forecasting import robustness
 from jaxlv.forecasting.request import Request

@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxlv.data import dynamics, series
 from jaxlv.data.dynamics import Preset, Range
-from jaxlv.data.observations import interpolated
+from jaxlv.data.filling import interpolated
 from jaxlv.data.series import SeriesSet
 from jaxlv.forecasting.request import Request
 

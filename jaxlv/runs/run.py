@@ -27,7 +27,8 @@ import numpy as np
 
 from jaxlv.config import RunConfig, config_tree, to_toml
 from jaxlv.data import loading, series
-from jaxlv.data.observations import FILLED, lined
+from jaxlv.data.filling import lined
+from jaxlv.data.observations import FILLED
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.flops.ledger import FINAL, Meter
