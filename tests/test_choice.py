@@ -219,3 +219,10 @@ def test_each_condition_of_a_stress_test_is_read_by_the_base_that_knows_it(tmp_p
     assert {one.base for one in found.conditions} == {CYCLES}
     adapted = replace(asked, subject=FIELD)
     assert stress.stress(adapted, tmp_path / "field", ["amplitude"]).conditions[0].base is None
+
+
+def test_an_evaluation_with_fitted_bands_tells_its_base_too(tmp_path: Path, noisy, nothing_drawn):
+    many_NTV = noisy.values_NTV[0, :40] * np.linspace(1, 2, 20)[:, None, None]
+    asked = Asked("embedded", load_series(many_NTV), [0], protocol={"samples": 2, "horizon": 3, "context": 30})
+    found = evaluate.evaluate(asked, tmp_path / "out", evaluate.Fit(conformal=True))
+    assert found.metrics.protocol.base == FIELD and found.metrics.protocol.conformal is not None
