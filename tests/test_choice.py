@@ -226,3 +226,13 @@ def test_an_evaluation_with_fitted_bands_tells_its_base_too(tmp_path: Path, nois
     asked = Asked("embedded", load_series(many_NTV), [0], protocol={"samples": 2, "horizon": 3, "context": 30})
     found = evaluate.evaluate(asked, tmp_path / "out", evaluate.Fit(conformal=True))
     assert found.metrics.protocol.base == FIELD and found.metrics.protocol.conformal is not None
+
+
+def test_a_tuned_forecaster_has_nothing_to_choose(monkeypatch, tmp_path: Path, clean):
+    """Otherwise the untuned base for the field would read what looks noisy."""
+    forecaster = jaxlv.Forecaster("embedded", progress=False)
+    monkeypatch.setattr("jaxlv.studies.train.train", lambda *given, **named: None)
+    monkeypatch.setattr("jaxlv.runs.run.load_run", lambda folder: None)
+    monkeypatch.setattr(api, "open_model", lambda *given, **named: forecaster.sampler)
+    assert forecaster._choice.is_open
+    assert not forecaster.fit(clean, holdout=10, out=tmp_path / "run")._choice.is_open
