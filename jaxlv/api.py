@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import pandas as pd
 from jaxlv.config import CodecConfig, ModelSettings, RunConfig, SamplingConfig
 from jaxlv.data.loading import load_series, told
 from jaxlv.data.series import SeriesSet
-from jaxlv.errors import JaxlvError, JaxlvWarning
+from jaxlv.errors import JaxlvError, warn
 from jaxlv.forecasting.forecast import Forecast
 from jaxlv.forecasting.request import Request
 from jaxlv.forecasting.sampler import Sampler
@@ -25,7 +24,8 @@ from jaxlv.model.qwen2 import Qwen2
 from jaxlv.runs import run, sources
 from jaxlv.runs.billing import Purse
 from jaxlv.storage.door import is_folder, is_there
-from jaxlv.studies.choice import Choice
+from jaxlv.studies.choice import ONE, Choice
+from jaxlv.studies.given import room
 from jaxlv.text.codec import Codec
 from jaxlv.text.tokens import QWEN_END, load_alphabet
 
@@ -107,7 +107,7 @@ def _named(name: str, settings: ModelSettings, pays: bool) -> Sampler:
         if pays:
             return replace(finished.tuned, meter=Purse(finished.config, finished.folder, finished.tuned.model))
         told = f"{name}: what is computed is not paid from the run's budget (pays=False)"
-        warnings.warn(told, JaxlvWarning, stacklevel=4)
+        warn(told)
         return finished.tuned
     config = replace(RunConfig(), model=replace(settings, path=name))
     _, model, params, alphabet = sources.load_base(config, trains=False)
@@ -172,7 +172,8 @@ def forecast(
             file, ...
         horizon: steps ahead.
         samples: trajectories of each series.
-        context: the last steps that the model is given; all of them if None.
+        context: the last steps that the model is given; if None all, of a model by its name as far as it has
+            read such long texts.
         seed: of the samples.
         arrays: whether the samples themselves are returned.
         **settings: `adapter`, `codec`, `tokenizer` and `pays` as in `open_model`; `batch_series`, the number of series
@@ -181,8 +182,8 @@ def forecast(
 
     Returns:
         A frame with a row for each series, step, time, variable and statistic (median, mean, quantiles, samples), with its
-        value in the units of the data; or with `arrays` a `Forecast`, whose `samples_NSHV` have the axes (N, S, H, V), NaN
-        for steps that a sample did not complete.
+        value in the units of the data; `attrs["base"]` is the base that "embedded" stood for. With `arrays` a `Forecast`,
+        whose `samples_NSHV` have the axes (N, S, H, V), NaN for steps that a sample did not complete.
 
     Raises:
         JaxlvError: if an argument is unknown or does not fit.
@@ -200,16 +201,26 @@ def forecast(
     opening = {name: given.pop(name) for name in OPENING if name in given}
     forecaster, known = open_model(model, **opening), as_series(series)
     steps = known.values_NTV.shape[1]
+    if context is None and isinstance(model, PATHS):
+        trained = run.read_config(Path(model)) if is_there(Path(model) / run.CONFIG) else None
+        context = min(steps, room(forecaster, model, trained, len(known.variables), horizon))
+        if context < steps:
+            warn(f"the last {context} of {steps} steps are the context: the model has read no longer texts")
     request = Request(steps if context is None else context, horizon, samples, seed, given.pop("batch_series", 0))
     if request.context > steps:
         raise JaxlvError("the context does not fit the series", expected=steps, found=context)
     known = known.steps(steps - request.context, steps)
     request = replace(request, batch=min(request.batch, len(known)))
     forecaster = forecaster.with_sampling(**given)
-    if isinstance(model, PATHS) and opening.get("adapter") is None:
-        forecaster = Choice(ModelSettings(path=str(model))).reader(forecaster, known, request.context).sampler
-    found = forecaster(known, request)
-    return found if arrays else found.to_frame()
+    named = isinstance(model, PATHS) and opening.get("adapter") is None
+    choice = Choice(ModelSettings(path=str(model))) if named else ONE
+    reader = choice.reader(forecaster, known, request.context)
+    found = reader.sampler(known, request)
+    if arrays:
+        return found
+    frame = found.to_frame()
+    frame.attrs.update({"base": reader.name} if reader.name else {})
+    return frame
 
 
 def as_series(series: Any) -> SeriesSet:

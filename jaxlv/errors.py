@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from typing import Any
 
 LONGEST = 300  # characters of one part of a message
@@ -38,6 +40,14 @@ class JaxlvWarning(UserWarning):
 
     def __init__(self, message: Any):
         super().__init__(printable(message, WHOLE))
+
+
+def warn(message: Any) -> None:
+    """Warns with a `JaxlvWarning` that names the line by which this package was called."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("jaxlv", "contextlib"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, JaxlvWarning, stacklevel=level)
 
 
 class JaxlvError(Exception):

@@ -9,7 +9,6 @@ import contextlib
 import functools
 import sys
 import tempfile
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from jaxlv.activity import heard_by
 from jaxlv.config import EvaluateConfig, ModelSettings, SamplingConfig, Weights, with_settings
 from jaxlv.data.loading import load_series
 from jaxlv.data.observations import Handling, Missing, Negative, Observations
-from jaxlv.errors import JaxlvError, JaxlvWarning
+from jaxlv.errors import JaxlvError, warn
 from jaxlv.forecasting import pool
 from jaxlv.forecasting.evaluate import evaluate
 from jaxlv.forecasting.origins import Origins
@@ -32,7 +31,7 @@ from jaxlv.runs.run import FinishedRun
 from jaxlv.storage.door import is_there
 from jaxlv.studies import fitting, given
 from jaxlv.studies.choice import ONE, Choice
-from jaxlv.studies.progress import Begin, Lines, Silent, Teller
+from jaxlv.studies.progress import Begin, Lines, Say, Silent, Teller, unsaid
 
 READ = ("id", "time", "columns", "separate")  # keywords that say how series are read
 
@@ -99,6 +98,7 @@ class Forecaster:
         self._adapter, self._pays, self._sampling = adapter, pays, sampling
         self._settings = ModelSettings(weights=weights)
         self._begin: Begin = Told if progress else Silent
+        self._say: Say = TELLER.say if progress else unsaid
         self._heard = functools.partial(heard_by, TELLER if progress else None)
         with self._heard():
             self.run: FinishedRun | None = run.load_run(Path(model)) if _is_run(model) else None
@@ -169,7 +169,7 @@ class Forecaster:
             reader = self._choice.reader(self.sampler, series, length)
             notes += given.unfamiliar(series, reader, length, horizon)
         for note in notes:
-            warnings.warn(note, JaxlvWarning, stacklevel=2)
+            warn(note)
         with self._heard(), self._begin("forecast", len(series)) as bar:
             chosen = "calibrated" if calibrate and method == "model" else method
             made = pool.forecast(chosen, reader.sampler, series, request, bar.update)
@@ -177,7 +177,7 @@ class Forecaster:
 
     def room(self, variables: int, horizon: int) -> int:
         """Returns how many steps of context the model has read texts for, besides `horizon` steps of forecast."""
-        return given.room(self.sampler, self.model, self.run, variables, horizon)
+        return given.room(self.sampler, self.model, self.run.config if self.run else None, variables, horizon)
 
     # -------------------------------------------------------------------------------------------------- training
 
@@ -221,17 +221,14 @@ class Forecaster:
             raise JaxlvError(f"unknown setting {unknown[0]}", where="fit", expected=", ".join(READ))
         with self._heard():
             found = load_series(data, **how)
-        config = fitting.fitted(found, str(self.model), holdout, steps)
+        config = fitting.fitted(found, str(self.model), holdout, steps, say=self._say)
         config = fitting.changed(
             config, train={"seed": seed}, sampling=self._sampling, model={"weights": self._settings.weights}
         )
         config = with_settings(config, settings)
         folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="jaxlv-")) / "run"
-        for line in found.lines():
-            if line != found.told:
-                warnings.warn(line, JaxlvWarning, stacklevel=2)
         with self._heard():
-            inputs = sources.load_inputs(config, given=replace(found, notes=()))
+            inputs = sources.load_inputs(config, given=found)
             training.train(config, folder, inputs=inputs, begin=self._begin)
         self.run = run.load_run(folder)
         self.model, self._choice = folder, ONE
@@ -285,7 +282,7 @@ class Forecaster:
             context=windows.context, horizon=ahead, samples=samples, seed=seed, unmasked_samples=0
         )  # fmt: skip
         for note in windows.notes:
-            warnings.warn(note, JaxlvWarning, stacklevel=2)
+            warn(note)
         with self._heard():
             reader = self._choice.reader(self.sampler, windows.windows, windows.context)
         with (

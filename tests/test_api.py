@@ -13,7 +13,7 @@ import jaxlv
 from jaxlv.api import OPENING, Options, as_series
 from jaxlv.config import LoraConfig, SamplingConfig
 from jaxlv.data import series
-from jaxlv.errors import JaxlvError
+from jaxlv.errors import JaxlvError, JaxlvWarning
 from jaxlv.forecasting import metrics
 from jaxlv.forecasting.forecast import Forecast
 from jaxlv.forecasting.request import Request
@@ -68,6 +68,13 @@ def test_a_model_sees_the_last_steps_of_its_context_and_says_so(tidy, values):
     np.testing.assert_allclose(asked.series.time_T, 5 + np.arange(7, 12) / 3)
     np.testing.assert_allclose(found.time_H, 5 + np.arange(12, 14) / 3)
     assert asked.request == Request(5, 2, 3, batch=1) and found.ids_N.tolist() == [4, 9]
+
+
+def test_no_more_steps_are_given_than_the_model_has_read(monkeypatch, values):
+    monkeypatch.setattr("jaxlv.studies.given.LONGEST", 10 * 2 * 5)  # 10 steps of two variables
+    with pytest.warns(JaxlvWarning, match=f"the last 8 of {len(values[0])} steps are the context"):
+        found = jaxlv.forecast("embedded-cycles", values[0], 2, 2)
+    assert found.equals(jaxlv.forecast("embedded-cycles", values[0], 2, 2, context=8))
 
 
 def test_series_in_every_shape(values, tidy, tmp_path):

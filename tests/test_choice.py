@@ -142,6 +142,7 @@ def test_a_forecaster_says_which_base_made_its_forecast(clean, noisy):
     scores = forecaster.evaluate(noisy, 2, samples=2)
     assert scores.metrics.protocol.base == FIELD
     frame = jaxlv.forecast("embedded", noisy, 2, 2)
+    assert frame.attrs == {"base": FIELD} and not jaxlv.forecast(FIELD, noisy, 2, 2).attrs
     assert frame.equals(jaxlv.forecast(FIELD, noisy, 2, 2)) and not frame.equals(jaxlv.forecast(CYCLES, noisy, 2, 2))
 
 
@@ -149,7 +150,12 @@ def test_a_run_begins_from_the_base_that_knows_what_it_is_trained_on(clean, nois
     """The steps that are held out have no say."""
     both = {"clean": clean.values_NTV, "noisy": noisy.values_NTV}
     both["noisy at the end"] = np.concatenate([clean.values_NTV[:, :50], noisy.values_NTV[:, 50:] * 9], axis=1)
-    paths = {name: fitting.fitted(load_series(values), holdout=10).model.path for name, values in both.items()}
+    said: list[str] = []
+    paths = {
+        name: fitting.fitted(load_series(values), holdout=10, say=said.append).model.path for name, values in both.items()
+    }
+    assert said[0].startswith("base: embedded: a written value costs ") and said[0].endswith(f" to {FIELD}")
+    assert said[1].startswith(f"base: {FIELD}: a written value costs ") and said[1].endswith(f" to {CYCLES}")
     assert paths == {"clean": "embedded", "noisy": FIELD, "noisy at the end": "embedded"}
     named = fitting.fitted(load_series(both["noisy"]), CYCLES, holdout=10)
     assert named.model.path == CYCLES

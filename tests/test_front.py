@@ -266,6 +266,19 @@ def test_a_series_without_a_scale_is_left_out_of_the_training_by_its_name(tiny_b
     assert list(run.load_run(tmp_path / "run").split["train"]) == ["north"]
 
 
+def test_what_is_told_of_series_is_told_once_where_the_caller_called(tiny_base, tmp_path):
+    steps = np.arange(30)
+    frame = pd.DataFrame({"year": steps + 1900, "prey": 4 + np.sin(steps / 2), "predator": np.cos(steps / 2)})
+    frame.loc[5, "prey"] = np.nan
+    forecaster = jaxlv.Forecaster(tiny_base, progress=False)
+    with pytest.warns(JaxlvWarning) as told:
+        forecaster.fit(frame, holdout=3, steps=1, out=tmp_path / "run")
+    lines = [str(one.message).partition(": ")[2] for one in told if one.category is JaxlvWarning]
+    gap = "1 missing value, at year 1905, prey"
+    assert lines == [gap, "missing values: interpolated", "negative values: predator shifted above zero, and forecasts back"]
+    assert {one.filename for one in told} == {__file__}
+
+
 def test_a_context_of_zeros_within_a_series_takes_the_scale_of_the_rest():
     series_TV = np.array([[0.0], [0], [0], [0], [2], [4]])
     alphabet = load_alphabet(EMBEDDED_BASE, 16)

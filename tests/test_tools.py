@@ -25,7 +25,7 @@ from jaxlv.forecasting.baselines import BASELINES
 from jaxlv.runs import run, sources
 from jaxlv.studies import demo, doctor
 from jaxlv.studies import evaluate as study
-from jaxlv.studies.subjects import Subject
+from jaxlv.studies.subjects import Asked, Subject
 from jaxlv.tools import cli, console
 from tests.programs import PROTOCOL, Work, content, done, jaxlv
 
@@ -420,6 +420,21 @@ def test_a_bare_model_takes_the_validation_series_of_the_default_split(work):
     assert not set(found.ids_N.tolist()) & set(split.test.tolist())
 
 
+def test_a_bare_model_is_measured_on_other_series_than_its_bands_are_fitted_to(work, tmp_path):
+    """Without a fit it is measured on all of them; of a few series none can be kept for a fit."""
+    validation = sources.split_series(RunConfig(), loading.load(work.data)).validation.tolist()
+    protocol = {"context": 10, "horizon": 2, "samples": 4, "unmasked_samples": 0}
+    asked = Asked(str(work.base), work.data, protocol=protocol)
+    fitted = study.evaluate(asked, tmp_path / "fitted", study.Fit(conformal=True)).metrics.protocol
+    assert validation and not set(fitted.series) & set(validation)
+    assert len(fitted.series) + len(validation) == len(loading.load(work.data))
+    with pytest.raises(JaxlvError, match="measure other series with --series"):
+        study.evaluate(replace(asked, series=validation), tmp_path / "none", study.Fit(conformal=True))
+    few = loading.load_series(loading.load(work.data).values_NTV[:3])
+    with pytest.raises(JaxlvError, match="too few series to fit on some and measure on others; expected 6 or more; found 3"):
+        study.evaluate(replace(asked, data=few), tmp_path / "few", study.Fit(conformal=True))
+
+
 @pytest.mark.parametrize("model", ["folder", pytest.param("embedded", marks=pytest.mark.slow)])
 def test_a_bare_model_is_measured_too(model, work):
     """Two series are too few to split: with --series no split is needed."""
@@ -588,6 +603,18 @@ BAD = {
     "evaluate: existing": (["evaluate", "run", "--out", "run"], "exists already"),
     "evaluate: unknown series": (["evaluate", "run", "--series", "12", "--out", "new"], "unknown series"),
     "evaluate: scale of a run": (["evaluate", "run", "--scale", "xu", "--out", "new"], "keeps the text format"),
+    **{
+        f"evaluate: {name} of a run": (["evaluate", "run", f"--{name}", value, "--out", "new"], f"--{name}: a run keeps")
+        for name, value in (("dtype", "bfloat16"), ("weights", "int8"), ("revision", "abc"))
+    },
+    "evaluate: revision of a base": (
+        ["evaluate", "embedded", "--data", "data", "--revision", "abc", "--out", "new"],
+        "embedded: a revision is of a hub id",
+    ),
+    "evaluate: revision of a folder": (
+        ["evaluate", "base", "--data", "data", "--revision", "abc", "--out", "new"],
+        "a revision is of a hub id",
+    ),
     "evaluate: two temperatures": (
         ["evaluate", "run", "--temperature", "1", "--choose-temperature", "--out", "new"],
         "given or chosen, not both",

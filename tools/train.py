@@ -49,7 +49,7 @@ def train(
 
     projections = tuple(targets.split(",")) if targets else ()
     wanted = study.Wanted(data, given(reading), model, steps, epochs, set, projections, init_adapter)
-    asked = study.asked_for(config, out, wanted, resume)
+    asked = study.asked_for(config, out, wanted, resume, say)
     trained = study.train(asked.config, asked.out, resume=resume, inputs=asked.inputs, begin=Progress, say=say)
     out = asked.out
     adapter = out / run.ADAPTER

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from jaxlv.data.limits import MEMORY_CAP, Room
 from jaxlv.data.observations import USUAL, Handling, Observations, Ready
 from jaxlv.data.readers import read, readable
 from jaxlv.data.series import SeriesSet
-from jaxlv.errors import JaxlvError, JaxlvWarning
+from jaxlv.errors import JaxlvError, warn
 from jaxlv.storage.files import sha256
 
 
@@ -177,8 +176,12 @@ def load(path: Any, *, handling: Handling = USUAL, memory_cap: int = MEMORY_CAP,
 
 def told(ready: Ready, found: Observations) -> SeriesSet:
     """Returns series that are ready, and warns of what was noted while they were read and made ready."""
-    lines = [*found.notes, *filter(None, [found.gaps(), *found.flattened()]), *ready.notes]
-    lines += [f"series {one} is left out: {reason}" for one, reason in ready.left_out.items()]
-    for line in lines:
-        warnings.warn(f"{found.where}: {line}", JaxlvWarning, stacklevel=3)
+    for line in noted(ready, found):
+        warn(f"{found.where}: {line}")
     return ready.series
+
+
+def noted(ready: Ready, found: Observations) -> list[str]:
+    """Returns a line for everything that was noted while series were read and made ready."""
+    lines = [*found.notes, *filter(None, [found.gaps(), *found.flattened()]), *ready.notes]
+    return lines + [f"series {one} is left out: {reason}" for one, reason in ready.left_out.items()]

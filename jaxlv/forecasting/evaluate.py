@@ -5,7 +5,6 @@ Axes: N series, S samples, C context steps, H steps ahead, V variables.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 
 from jaxlv.config import EvaluateConfig, config_tree
 from jaxlv.data.series import SeriesSet
-from jaxlv.errors import JaxlvError, JaxlvWarning, briefly
+from jaxlv.errors import JaxlvError, briefly, warn
 from jaxlv.flops.ledger import BudgetExceeded
 from jaxlv.forecasting import metrics
 from jaxlv.forecasting.baselines import baselines_for, in_turn
@@ -100,7 +99,7 @@ def evaluate(
         try:
             point_NHV = by_length(baseline, context_NCV, series.first_N, config.horizon)
         except JaxlvError as fault:
-            warnings.warn(f"{name} is left out: {briefly(fault)}", JaxlvWarning, stacklevel=2)
+            warn(f"{name} is left out: {briefly(fault)}")
             continue
         rows.append(score(name, point_NHV, truth_NHV, context_NCV, series))
     return Evaluation(protocol(series, config, next(iter(forecasters.values()), None)), tuple(rows)), forecasts

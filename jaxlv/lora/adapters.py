@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 from flax import traverse_util
 
 from jaxlv.config import CodecConfig, LoraConfig, build_config
-from jaxlv.errors import JaxlvError, JaxlvWarning
+from jaxlv.errors import JaxlvError, warn
 from jaxlv.lora.adapter_config import CONFIG, MOST_RANK, TENSORS, AdapterConfig, no_adapter, read_config, scaling
 from jaxlv.lora.overlay import PROJECTIONS
 from jaxlv.model import weights
@@ -165,9 +164,9 @@ def load_adapter(folder: str | Path, model: Qwen2, base: str | Path | None = Non
     if not changes_anything(lora := traverse_util.unflatten_dict(flat)):
         raise JaxlvError("the adapter changes nothing: every B is zero", where=path, hint="was it saved before training?")
     if others := holding.unread(folder, (TENSORS, HEAD), NOT_READ):
-        warnings.warn(f"{folder}: not read beside {TENSORS}: {', '.join(others)}", JaxlvWarning, stacklevel=2)
+        warn(f"{folder}: not read beside {TENSORS}: {', '.join(others)}")
     if base and config.base and Path(base).name != Path(config.base).name:
-        warnings.warn(f"{folder} was made for {config.base}; it is laid over {base}", JaxlvWarning, stacklevel=2)
+        warn(f"{folder} was made for {config.base}; it is laid over {base}")
     return lora
 
 
@@ -349,7 +348,7 @@ def _whole(path: Path, config: AdapterConfig, whole: Mapping[str, str], model: Q
     if copies:
         told = f"{path}: copies of the base's own tensors are dropped: {', '.join(copies[:5])}"
         more = f" and {len(copies) - 5} more" if len(copies) > 5 else ""
-        warnings.warn(told + more, JaxlvWarning, stacklevel=3)
+        warn(told + more)
     return head
 
 

@@ -25,7 +25,7 @@ from flax import traverse_util
 
 from jaxlv.activity import doing
 from jaxlv.config import Kernel, ModelSettings
-from jaxlv.errors import JaxlvError, JaxlvWarning
+from jaxlv.errors import JaxlvError, JaxlvWarning, warn
 from jaxlv.model import hub
 from jaxlv.model.bases import BASE, EMBEDDED, adapters_in, added_by, added_to
 from jaxlv.model.bits import SCHEMES, Bits
@@ -106,16 +106,18 @@ def resolve(folder_or_hub_id: str | Path, revision: str | None = None) -> Path:
     """Returns the local folder of a model; for a hub id ("owner/name"), downloads what is missing: settings and tensors, no
     code.
 
-    Raises JaxlvError for a path that is not a folder, and for what is neither a path nor a hub id (`hub.checked`).
+    Raises JaxlvError for a path that is not a folder, for what is neither a path nor a hub id (`hub.checked`), and for a
+    `revision` of anything else than a hub id.
     """
-    if str(folder_or_hub_id) in EMBEDDED:
-        return EMBEDDED[str(folder_or_hub_id)]
-    folder = at_home(folder_or_hub_id)
+    name = str(folder_or_hub_id)
+    folder = EMBEDDED.get(name) or Path(at_home(folder_or_hub_id))
     if os.path.isdir(folder):
-        return Path(folder)
+        if revision:
+            raise JaxlvError("a revision is of a hub id", where=name, expected="none", found=repr(revision))
+        return folder
     if os.path.lexists(folder):
         raise JaxlvError("not a model folder", where=folder, expected="a folder or a hub id", found="a file")
-    return hub.snapshot(hub.checked(str(folder_or_hub_id)), revision)
+    return hub.snapshot(hub.checked(name), revision)
 
 
 def parameter_paths(model: Qwen2) -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
@@ -270,7 +272,7 @@ def _held(folder: Path) -> dict[str, Held]:
             hint="remove what is left over from before",
         )
     if others := holding.unread(folder, used, NOT_READ):
-        warnings.warn(f"{folder}: not read beside {_listed(used)}: {_listed(others)}", JaxlvWarning, stacklevel=3)
+        warn(f"{folder}: not read beside {_listed(used)}: {_listed(others)}")
     return {plain: Held(files[own], own) for plain, own in tensors.plainly(files, folder).items()}
 
 

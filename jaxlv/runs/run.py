@@ -15,7 +15,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +29,7 @@ from jaxlv.data import loading, series
 from jaxlv.data.filling import lined
 from jaxlv.data.observations import FILLED
 from jaxlv.data.series import SeriesSet
-from jaxlv.errors import JaxlvError, JaxlvWarning
+from jaxlv.errors import JaxlvError, warn
 from jaxlv.flops.ledger import FINAL, Meter
 from jaxlv.forecasting.sampler import Sampler
 from jaxlv.lora import adapters, overlay
@@ -290,7 +289,7 @@ def load_run(folder: Path) -> FinishedRun:
             raise JaxlvError("no checkpoint yet", where=folder, hint="train longer, or lower train.checkpoint_every")
         step, why_not_best = checkpoints.chosen()
         if why_not_best:
-            warnings.warn(f"{folder}: {why_not_best}", JaxlvWarning, stacklevel=2)
+            warn(f"{folder}: {why_not_best}")
         state = checkpoints.restore(step, like)
     codec = Codec.of(config.codec, made_of.dataset_alpha)
     untuned = Sampler(model, {"params": params}, alphabet, codec, config.sampling)

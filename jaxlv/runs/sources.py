@@ -17,10 +17,10 @@ from jax.sharding import Mesh
 
 from jaxlv.config import DataConfig, LoraConfig, MeshConfig, ModelSettings, RunConfig
 from jaxlv.data import dynamics, loading, series, splits
-from jaxlv.data.observations import Handling, Observations
+from jaxlv.data.observations import Handling, Observations, Ready
 from jaxlv.data.series import SeriesSet
 from jaxlv.data.splits import Split
-from jaxlv.errors import JaxlvError, JaxlvWarning
+from jaxlv.errors import JaxlvError, JaxlvWarning, warn
 from jaxlv.flops.ledger import Meter
 from jaxlv.forecasting.sampler import Sampler
 from jaxlv.lora import adapters, overlay
@@ -68,12 +68,12 @@ def has_read_gaps(config: RunConfig) -> bool | None:
 
 def load_series(config: RunConfig, folder: Path | None = None, whole: bool = False) -> SeriesSet:
     """Returns the series of a config: its file, or a run folder's own, or new ones from the preset; without the steps that
-    are held out, unless `whole`.
+    are held out, unless `whole`. What is noted of a file is a warning; of a run's own copy it was one when the run began.
     """
     found = observed(config, folder)
     if found is None:
         return dynamics.draw(config.data.preset, config.data.simulate, config.data.seed)
-    return complete(config.data, found, whole)
+    return complete(config.data, found, whole) if config.data.path else prepared(config.data, found, whole)[0].series
 
 
 def observed(config: RunConfig, folder: Path | None = None) -> Observations | None:
@@ -90,11 +90,18 @@ def complete(data: DataConfig, found: Observations, whole: bool = False) -> Seri
     """Returns observed series as a config has them handled, without the steps that are held out, unless `whole`; what is
     noted of them is a warning.
     """
+    return loading.told(*prepared(data, found, whole))
+
+
+def prepared(data: DataConfig, found: Observations, whole: bool = False) -> tuple[Ready, Observations]:
+    """Returns observed series as a config has them handled, and as they were observed, both without the steps that are held
+    out, unless `whole`.
+    """
     if data.bad_series == "drop":
         found = found.clean()
     if data.holdout and not whole:
         found = found.until(data.holdout)
-    return loading.told(found.ready(Handling(data.missing, data.negative)), found)
+    return found.ready(Handling(data.missing, data.negative)), found
 
 
 def split_series(config: RunConfig, series_set: SeriesSet) -> Split:
@@ -214,24 +221,29 @@ def _taken_over(own: LoraConfig, theirs: LoraConfig) -> LoraConfig:
 
 
 def _with_scale(split: Split, series_set: SeriesSet) -> Split:
-    """Returns a split without the training and validation series of which a variable is 0 throughout: these have no scale.
-    They are named in a warning.
-    """
+    """Returns a split without the training and validation series that have no scale; a warning names each."""
+    without = without_scale(split, series_set)
+    for line in without.values():
+        warn(line)
+
+    def kept(ids: np.ndarray) -> np.ndarray:
+        return ids[np.array([one not in without for one in ids.tolist()], bool)]
+
+    return Split(kept(split.train), kept(split.validation), split.test) if without else split
+
+
+def without_scale(split: Split, series_set: SeriesSet) -> dict[Any, str]:
+    """Returns the training and validation series of which a variable is 0 throughout, with a line about each."""
     zero_of = {
         one: [name for name, values_T in zip(series_set.variables, values_TV.T, strict=True) if not values_T.any()]
         for one, values_TV in zip(series_set.ids_N.tolist(), series_set.each, strict=True)
     }
-    used = [one for ids in (split.train, split.validation) for one in ids.tolist() if zero_of[one]]
-    for one in used:
-        told = f"series {one} is left out of the training: {zero_of[one][0]} is 0 throughout"
-        warnings.warn(told, JaxlvWarning, stacklevel=2)
-    if not used:
-        return split
-
-    def kept(ids: np.ndarray) -> np.ndarray:
-        return ids[np.array([not zero_of[one] for one in ids.tolist()], bool)]
-
-    return Split(kept(split.train), kept(split.validation), split.test)
+    return {
+        one: f"series {one} is left out of the training: {zero_of[one][0]} is 0 throughout"
+        for ids in (split.train, split.validation)
+        for one in ids.tolist()
+        if zero_of[one]
+    }
 
 
 def _tell_short(config: RunConfig, series_set: SeriesSet, split: Split) -> None:
@@ -243,9 +255,7 @@ def _tell_short(config: RunConfig, series_set: SeriesSet, split: Split) -> None:
         told = (
             f"windows.context_steps = [{least}, {most}]: {short} of {len(lengths)} training series have fewer than {least}"
         )
-        warnings.warn(
-            f"{told} steps, {min(lengths)} at least; their scale is fitted on all of them", JaxlvWarning, stacklevel=2
-        )
+        warn(f"{told} steps, {min(lengths)} at least; their scale is fitted on all of them")
 
 
 def _check_validation(config: RunConfig, series_set: SeriesSet, split: Split) -> None:

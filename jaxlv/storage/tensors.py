@@ -7,7 +7,6 @@ import gc
 import itertools
 import math
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from io import BufferedReader
 from pathlib import Path
@@ -20,7 +19,7 @@ from jax.sharding import Sharding
 from safetensors import SafetensorError, safe_open
 from safetensors.flax import save_file
 
-from jaxlv.errors import JaxlvError, JaxlvWarning
+from jaxlv.errors import JaxlvError, warn
 from jaxlv.storage import foreign
 from jaxlv.storage.door import opened
 from jaxlv.storage.files import system_error
@@ -59,7 +58,7 @@ def plainly(found: Iterable[str], where: Any, plain: Callable[[str], str] = unwr
     if changed:
         alike = f", and {len(changed) - 1} more alike" if len(changed) > 1 else ""
         told = f"{where}: {held[changed[0]]} is read as {changed[0]}{alike}"
-        warnings.warn(told, JaxlvWarning, stacklevel=3)
+        warn(told)
     return held
 
 

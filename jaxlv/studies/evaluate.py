@@ -31,7 +31,7 @@ from jaxlv.storage.files import Watched, check_free, new_folder, write_json
 from jaxlv.studies import given
 from jaxlv.studies.details import curves_of
 from jaxlv.studies.progress import Bar, Begin, Say, Silent, unsaid
-from jaxlv.studies.subjects import Asked, Models, Subject, open_subject
+from jaxlv.studies.subjects import Asked, Models, Subject, data_name, open_subject
 from jaxlv.versions import versions
 
 METRICS, REPORT = "metrics.json", "report.html"
@@ -98,12 +98,17 @@ def evaluate(
             told = {"origins": asked.origins or 1, "every": asked.every or protocol.horizon}
             fitted = replace(fitted, origins=told)
         else:
-            chosen = subject.chosen(asked.series, asked.most or protocol.series)
+            ids = asked.series
+            if ids is None and fit and subject.run is None:  # the validation series of a bare model are not measured, too
+                ids = _measured(subject, asked.most or protocol.series)
+            chosen = subject.chosen(ids, asked.most or protocol.series)
             truth_of(chosen, protocol.context, protocol.horizon)  # raises if the series are too short
         reading = subject.reads(fitted.forecasters, chosen, protocol.context)
         fitted = replace(fitted, forecasters=reading.models, base=reading.reader.name)
         if reading.reader.told:
             say(f"model: {reading.reader.told}")
+        for note in given.unmarked(chosen, reading.reader.sampler):
+            say(f"note: {note}")
         validation = validation_series(subject, chosen) if fit else None
         check_fits(fitted.forecasters.values(), chosen, protocol)
         if validation is not None:
@@ -142,7 +147,9 @@ def _windows(subject: Subject, asked: Asked, model: Sampler, protocol: EvaluateC
     found = subject.observed if asked.series is None else subject.observed.select(asked.series)
     context = asked.protocol.get("context")
     if context is None:
-        context = given.room(model, asked.subject, subject.run, len(found.variables), horizon)
+        context = given.room(
+            model, asked.subject, subject.run.config if subject.run else None, len(found.variables), horizon
+        )
     count = asked.origins or 1
     made = given.windows(found, model, Origins(horizon, count, asked.every, context), asked.handling, subject.run)
     say(f"data: {found.told}")
@@ -150,6 +157,20 @@ def _windows(subject: Subject, asked: Asked, model: Sampler, protocol: EvaluateC
     for note in made.notes:
         say(f"note: {note}")
     return _Chosen(made.windows, replace(protocol, context=made.context, horizon=horizon))
+
+
+def _measured(subject: Subject, most: int) -> list[Any]:
+    """Returns the ids of the series that a bare model is measured on beside a fit: at most so many that are not of the
+    default split's validation.
+
+    Raises JaxlvError if there are too few series for that.
+    """
+    try:
+        kept = set(sources.split_series(subject.config, subject.data).validation.tolist())
+    except JaxlvError:
+        what, count = "too few series to fit on some and measure on others", len(subject.data)
+        raise JaxlvError(what, where=data_name(subject.data), expected="6 or more", found=count) from None
+    return [one for one in subject.held() if one not in kept][: most or None]
 
 
 def validation_series(subject: Subject, measured: SeriesSet) -> SeriesSet:

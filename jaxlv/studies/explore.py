@@ -6,7 +6,6 @@ Axes: N series, T time steps, V variables.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from jaxlv.analysis.drawn import drawn
 from jaxlv.data import loading
 from jaxlv.data.observations import USUAL, Handling, Observations
 from jaxlv.data.series import COURSE_SHA256, SeriesSet
-from jaxlv.errors import JaxlvError, JaxlvWarning
+from jaxlv.errors import JaxlvError, warn
 from jaxlv.forecasting import robustness
 from jaxlv.model.bases import EMBEDDED_BASE
 from jaxlv.report import exploration as report
@@ -102,7 +101,7 @@ def _of_one_length(found: SeriesSet) -> SeriesSet:
         return found
     steps = found.values_NTV.shape[1]
     told = f"series of several lengths: the last {found.shortest} steps of each are explored"
-    warnings.warn(told, JaxlvWarning, stacklevel=2)
+    warn(told)
     return found.steps(steps - found.shortest, steps)
 
 

@@ -20,6 +20,7 @@ from jaxlv.data.observations import Observations
 from jaxlv.errors import JaxlvError
 from jaxlv.model.bases import BASE, EMBEDDED
 from jaxlv.studies.given import LONGEST, base_for
+from jaxlv.studies.progress import Say, unsaid
 
 SEVERAL = 10  # series from which on whole series are split; fewer are all trained on, without their last steps
 SHARES, ALL_TRAIN = (0.7, 0.15, 0.15), (1.0, 0.0, 0.0)
@@ -28,14 +29,20 @@ ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_pro
 
 
 def fitted(
-    found: Observations, model: str | None = None, holdout: int | None = None, steps: int = 200, **data: Any
+    found: Observations,
+    model: str | None = None,
+    holdout: int | None = None,
+    steps: int = 200,
+    *,
+    say: Say = unsaid,
+    **data: Any,
 ) -> RunConfig:
     """Returns the config of a run on these series.
 
     With `holdout` the last steps of every series are kept for the test, and all series are trained on; if it is None, this
     is done for fewer than SEVERAL series, with a fifth of the shortest. Without it SEVERAL or more series are split, whole,
     and all of fewer are trained on. Without a `model`, or of "embedded", it is the base that knows the steps that are
-    trained on better. Raises JaxlvError if the series are too short.
+    trained on better, and `say` is told why. Raises JaxlvError if the series are too short.
     """
     lengths, V = sorted(map(len, found.values)), len(found.variables)
     if holdout is None:
@@ -51,7 +58,8 @@ def fitted(
     horizon = holdout or max(inside // 2, 1)
     split = DataConfig(**{"fractions": SHARES if len(found) >= SEVERAL else ALL_TRAIN, **data}, holdout=holdout)
     if model in (None, BASE):
-        model = base_for(found, split)
+        model, why = base_for(found, split)
+        say(f"base: {model}: {why}")
     embedded = model in EMBEDDED
     context = max(rest if holdout else inside - horizon, 1)
     return RunConfig(

@@ -107,7 +107,9 @@ def _chosen(subject: Subject, model: Sampler, asked: Asked, ahead: Ahead) -> _Ch
     if held and protocol.horizon > held:
         where = "--holdout, --horizon"
         raise JaxlvError("the horizon is longer than what is held out", where=where, expected=held, found=protocol.horizon)
-    room = given.room(model, asked.subject, subject.run, len(found.variables), protocol.horizon)
+    room = given.room(
+        model, asked.subject, subject.run.config if subject.run else None, len(found.variables), protocol.horizon
+    )
     known = given.ready(found.longer_than(held), model, ahead.handling, room, held)
     longest, notes = max(map(len, found.values)) - held, list(known.notes)
     if room < longest:

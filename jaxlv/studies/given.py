@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -78,13 +78,18 @@ def _unusable(series: SeriesSet, forecaster: Sampler, context: int) -> Iterator[
             yield one, f"{zero[0]} is 0 throughout its context" if zero else str(fault)
 
 
+def unmarked(series: SeriesSet, forecaster: Sampler) -> Iterator[str]:
+    """Yields a line if missing values were to be marked, and the model has read no marks."""
+    if series.missing_NTV is not None and not forecaster.reads_gaps:
+        yield "in the text, too, missing values are interpolated: the base that reads them has read no marks"
+
+
 def unfamiliar(series: SeriesSet, reader: Reader, context: int, horizon: int) -> Iterator[str]:
     """Yields a line for each series whose context looks like nothing that a base has read: what it costs the base, beside
     the limit, and how far apart the baselines end. Of models that say no limit, and of tuned ones, nothing is known.
     """
     forecaster, nats_N = reader.sampler, reader.nats_N
-    if series.missing_NTV is not None and not forecaster.reads_gaps:
-        yield "in the text, too, missing values are interpolated: the base that reads them has read no marks"
+    yield from unmarked(series, forecaster)
     folder = getattr(forecaster.model, "folder", None)
     V, limits = len(series.variables), limits_of(folder)
     if not limits or "lora" in forecaster.variables:
@@ -118,28 +123,39 @@ def unfamiliar(series: SeriesSet, reader: Reader, context: int, horizon: int) ->
         yield f"{FIELD} has read noise, gaps, counts and more kinds of series"
 
 
-def base_for(found: Observations, data: DataConfig) -> str:
-    """Returns the name, as configs have it, of that one of jaxlv's bases which knows better what a run is trained on:
-    not the steps that it holds out, nor its validation and test series.
+class Start(NamedTuple):
+    """A base to begin from: its name, as configs have it, and why it was taken."""
+
+    name: str
+    why: str
+
+
+def base_for(found: Observations, data: DataConfig) -> Start:
+    """Returns that one of jaxlv's bases which knows better what a run is trained on: not the steps that it holds out, nor
+    its validation and test series.
     """
-    if str(len(found.variables)) not in limits_of(EMBEDDED_BASE):
-        return FIELD
+    V = len(found.variables)
+    if str(V) not in limits_of(EMBEDDED_BASE):
+        return Start(FIELD, f"{BASE} has not read series of {V} variable{'s' * (V > 1)}")
     choice, handling = Choice(ModelSettings(path=BASE)), Handling(data.missing, data.negative)
     sampler, found = choice.named(), found.until(data.holdout) if data.holdout else found
-    known = ready(found, sampler, handling, room(sampler, BASE, None, len(found.variables), 1)).series
+    known = ready(found, sampler, handling, room(sampler, BASE, None, V, 1)).series
     trained = set(sources.split_series(RunConfig(data=data), found.ready(handling).series).train.tolist())
     rows = np.flatnonzero([one in trained for one in known.ids_N.tolist()])
     if not len(rows):
-        return BASE
-    return FIELD if choice.reader(sampler, known.rows(rows), known.values_NTV.shape[1]).name == FIELD else BASE
+        return Start(BASE, "no series that is trained on can be written")
+    reader = choice.reader(sampler, known.rows(rows), known.values_NTV.shape[1])
+    return Start(FIELD if reader.name == FIELD else BASE, reader.why)
 
 
-def room(forecaster: Sampler, name: Any, finished: FinishedRun | None, variables: int, horizon: int) -> int:
-    """Returns how many steps of context a model has read texts for, besides `horizon` steps of forecast."""
+def room(forecaster: Sampler, name: Any, trained: RunConfig | None, variables: int, horizon: int) -> int:
+    """Returns how many steps of context a model has read texts for, besides `horizon` steps of forecast; of a run, by the
+    config that it was `trained` by.
+    """
     limit = forecaster.model.config.max_position_embeddings
-    if finished is not None:
-        limit = min(limit, max(finished.config.windows.length, LONGEST))
-    elif isinstance(name, str) and name in EMBEDDED:
+    if trained is not None:
+        limit = min(limit, max(trained.windows.length, LONGEST))
+    elif str(name) in EMBEDDED:
         limit = min(limit, LONGEST)
     return max(limit // (variables * (forecaster.codec.decimals + 3)) - horizon, 2)
 

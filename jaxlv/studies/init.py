@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxlv.config import RunConfig, config_tree, toml_value
-from jaxlv.data.loading import load_series
+from jaxlv.data import loading
 from jaxlv.report.format import duration, number
+from jaxlv.runs import sources
 from jaxlv.settings import statements
 from jaxlv.storage.files import check_new_file, write_text
 from jaxlv.studies import doctor, fitting, prices
@@ -43,14 +44,20 @@ def write(data: Path, out: Path, wanted: Wanted, reading: Any = None, overwrite:
     check_new_file(out, overwrite)
     options = {name: value for name, value in (vars(reading) if reading else {}).items() if value is not None}
     how = {name: value for name, value in options.items() if name not in ("missing", "negative")}
-    found = load_series(data, **how)
+    found = loading.load_series(data, **how)
     place = data if data.is_absolute() else Path(os.path.relpath(data, Path.cwd()))
-    config = fitting.fitted(found, wanted.model, wanted.holdout, wanted.steps, path=str(place), **options)
+    said: list[str] = []
+    config = fitting.fitted(found, wanted.model, wanted.holdout, wanted.steps, say=said.append, path=str(place), **options)
+    ready, kept = sources.prepared(config.data, found)
+    left_out = sources.without_scale(sources.split_series(config, ready.series), ready.series)
     flops = next(iter(prices.plan(config, ["exact"]).phases.values()))["exact"]  # the first phase is the training
     seconds = flops / doctor.matmul_rate("float32", PROBE)
     write_text(out, commented(config, f"A run on {data.name}: {found.told}."))
     lines = [
-        *found.lines(),
+        found.told,
+        *loading.noted(ready, kept),
+        *left_out.values(),
+        *said,
         f"training: {wanted.steps} steps, {number(float(flops))} FLOPs: at least {duration(seconds)} here,",
     ]
     lines.append("as a product of large matrices reaches; small models take several times as long")

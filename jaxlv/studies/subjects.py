@@ -172,6 +172,9 @@ def _refuse_bare(bare: Bare) -> None:
         raise JaxlvError("a run keeps the text format that it was trained with", where="--scale, --decimals")
     if bare.adapter:
         raise JaxlvError("a run has an adapter of its own", where="--adapter", hint="name the base that it was made for")
+    for name in ("dtype", "weights", "revision"):
+        if getattr(bare, name) != getattr(Bare, name):
+            raise JaxlvError("a run keeps the model that it was trained with", where=f"--{name}", found=getattr(bare, name))
 
 
 def _open_bare(asked: Asked, config: RunConfig, source: Observations | SeriesSet, say: Say) -> Subject:

@@ -93,7 +93,7 @@ class ToTrain(NamedTuple):
     inputs: sources.Inputs | None
 
 
-def asked_for(config: str | None, out: Path | None, wanted: Wanted, resume: bool = False) -> ToTrain:
+def asked_for(config: str | None, out: Path | None, wanted: Wanted, resume: bool = False, say: Say = unsaid) -> ToTrain:
     """Returns the run of a config file, or of the name of one that comes with jaxlv, with what is wanted beside it; or, with
     `resume`, the run in a folder, whose settings stay except for more steps. Raises JaxlvError if these do not fit.
     """
@@ -106,7 +106,7 @@ def asked_for(config: str | None, out: Path | None, wanted: Wanted, resume: bool
         folder = Path(config)
         settings = run.extend(folder, wanted.steps) if wanted.steps else run.read_config(folder)
         return ToTrain(with_settings(settings, mesh), folder, None)
-    settings = planned(load_config(find_config(config)) if config else None, wanted)
+    settings = planned(load_config(find_config(config)) if config else None, wanted, say)
     if wanted.adapter and wanted.targets:
         raise JaxlvError("targets are the adapter's", where="--targets", hint="leave it out, or --init-adapter")
     targets = [f"lora.targets={list(wanted.targets)}"] if wanted.targets else []
@@ -121,7 +121,7 @@ def asked_for(config: str | None, out: Path | None, wanted: Wanted, resume: bool
     return ToTrain(settings, out, inputs)
 
 
-def planned(config: RunConfig | None, wanted: Wanted) -> RunConfig:
+def planned(config: RunConfig | None, wanted: Wanted, say: Say = unsaid) -> RunConfig:
     """Returns a config with what is wanted beside it; without a config, one that fits the file of series.
 
     Raises JaxlvError if there is neither.
@@ -131,7 +131,8 @@ def planned(config: RunConfig | None, wanted: Wanted) -> RunConfig:
             raise JaxlvError("what is trained", where="train", expected="a config, a run to resume, or --data FILE")
         how = {name: value for name, value in wanted.reading.items() if name not in ("missing", "negative")}
         found = load_series(wanted.data, **how)
-        config = fitting.fitted(found, wanted.model, steps=wanted.steps or STEPS, path=str(wanted.data), **wanted.reading)
+        of_data = {"path": str(wanted.data), **wanted.reading}
+        config = fitting.fitted(found, wanted.model, steps=wanted.steps or STEPS, say=say, **of_data)
     elif wanted.data is not None:
         config = fitting.changed(config, data={"path": str(wanted.data), **wanted.reading})
     if wanted.model is not None:

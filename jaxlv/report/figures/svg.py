@@ -17,7 +17,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxlv.errors import JaxlvWarning
+from jaxlv.errors import warn
 from jaxlv.report.charts import Chart
 from jaxlv.report.figures.render import Drawing, Place, drawn
 from jaxlv.report.theme import PALETTE, PAPER, STYLE, css_variables
@@ -160,4 +160,4 @@ def _save(figure: Figure, target: Any, **options: Any) -> bool:
 @functools.cache
 def _warn_of_boxes() -> None:
     text = "PNG figures show boxes for characters that their font, DejaVu Sans, lacks; SVG figures and pages have the text"
-    warnings.warn(text, JaxlvWarning, stacklevel=3)
+    warn(text)
