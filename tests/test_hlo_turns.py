@@ -108,6 +108,24 @@ def test_what_no_turn_changes_is_executed_again_in_each_but_the_first():
     assert (changed["exp"], changed["exp repeated"]) == (6 * 24, 0)
 
 
+def test_a_table_that_is_too_large_to_print_is_the_same_in_a_loop_as_outside():
+    """Another table of the same size beside it is another one, and so is a constant too large to be a table."""
+    table = "%{} = f32[6,4] constant({{...}})"
+    inside = LOOP.replace("HANDED", "%x").replace("  %e = f32[6,4] exp", f"  {table.format('q')}\n  %e = f32[6,4] exp")
+    text = inside.replace("exponential(%x)", "exponential(%q)").replace("  %z =", f"  {table.format('v')}\n  %z =")
+    text = text.replace("exponential(%z)", "exponential(%v)")
+
+    def repeated(text: str) -> int:
+        found = count_hlo(text, 5).total()
+        assert found["exp"] % 6 == 0
+        return 6 * found["exp repeated"] // found["exp"]
+
+    assert repeated(text) == 5
+    second = text.replace("  %v =", f"  {table.format('u')}\n  %v =")
+    assert repeated(second) == 4
+    assert repeated(text.replace("[6,4]", "[6,40]")) == 4
+
+
 # --------------------------------------------------------------------------------- what primitives are lowered to
 
 ROWS = shape(6, 13)

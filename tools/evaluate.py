@@ -50,8 +50,8 @@ def evaluate(
     that step on; with --origins each from its own last steps, several times, and a run never on steps that it was trained
     on.
 
-    --choose-temperature and --conformal first draw validation series (the run's own; those of the default split for a bare
-    model), never one that is measured: to choose each model's temperature, and to adjust its bands to hold their share. If
+    --choose-temperature and --conformal first draw validation series (the run's own; of a bare model those of the default
+    split, which are then not measured): to choose each model's temperature, and to adjust its bands to hold their share. If
     both are set, each has series of its own.
 
     Args:

@@ -27,6 +27,7 @@ REGION = re.compile(r"\b(" + "|".join(REGIONS) + r")=(\{[^{}]*\}|%?[\w.\-]+)")
 # Each execution of these may give another value, or change something outside.
 UNIQUE = names("rng rng-get-and-update-state infeed outfeed send recv after-all partition-id replica-id")
 ELIDED = "{...}"  # a constant too large to print
+SMALL = 64  # numbers of such a constant that may be the same as another one: a table
 REACH = 64  # how many values are searched for a name
 LIMIT = 5_000_000  # executed lines: more than any program has, fewer than nested calls can make of a short text
 
@@ -263,13 +264,16 @@ class Values:
             return self.nodes[operands[0]].operands[one.number("index")]
         if one.opcode in SAME or one.opcode.endswith("-done"):
             return self._moved(one, operands[0])
-        if one.opcode in UNIQUE or ELIDED in one.inside or "has_side_effect=true" in one.attributes:
+        elided = ELIDED in one.inside
+        if one.opcode in UNIQUE or "has_side_effect=true" in one.attributes or (elided and one.elements > SMALL):
             return self._new(one, operands)
         before = [array for name in one.operands for array in home[name].arrays]
         if one.opcode in ("bitcast", "reshape") and _same_order(one.arrays, before):
             return self._moved(one, operands[0])
-        if one.opcode in ELEMENTWISE:  # elementwise results with equally many elements are not distinguished by shape
-            key: tuple = (one.opcode, one.arrays[0].dtype, one.elements, one.settings, operands)
+        if elided:
+            key: tuple = (ELIDED, one.arrays, _place(one, home))
+        elif one.opcode in ELEMENTWISE:  # elementwise results with equally many elements are not distinguished by shape
+            key = (one.opcode, one.arrays[0].dtype, one.elements, one.settings, operands)
         elif one.opcode == "broadcast" and (runs := _runs(one)):
             key = (one.opcode, one.arrays[0].dtype, *runs, operands)
         else:
@@ -322,6 +326,16 @@ def flat(trace: Sequence[Executed | Fork]) -> Iterator[Executed]:
                 yield from flat(branch)
         else:
             yield item
+
+
+def _place(one: Instruction, home: Computation) -> int:
+    """Returns the place of a constant among those of its type and shape in its computation that are too large to print.
+
+    A compiler copies a constant into each loop that reads it, and its text does not show that the copies are equal. So a
+    table is taken for the one at the same place of another computation.
+    """
+    alike = [other.name for other in home.values() if ELIDED in other.inside and other.arrays == one.arrays]
+    return alike.index(one.name)
 
 
 def _same_order(made: Sequence[Array], before: Sequence[Array]) -> bool:
