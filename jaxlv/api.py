@@ -10,7 +10,7 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 import pandas as pd
 
-from jaxlv.config import CodecConfig, ModelSettings, RunConfig, SamplingConfig
+from jaxlv.config import CodecConfig, ModelSettings, SamplingConfig
 from jaxlv.data.loading import load_series, told
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError, warn
@@ -109,9 +109,7 @@ def _named(name: str, settings: ModelSettings, pays: bool) -> Sampler:
         told = f"{name}: what is computed is not paid from the run's budget (pays=False)"
         warn(told)
         return finished.tuned
-    config = replace(RunConfig(), model=replace(settings, path=name))
-    _, model, params, alphabet = sources.load_base(config, trains=False)
-    return Sampler(model, {"params": params}, alphabet, Codec.of(CodecConfig(), None), SamplingConfig())
+    return sources.open_base(replace(settings, path=name))
 
 
 def _held(given: Qwen2 | Sequence[Any], tokenizer: str | Path | None) -> Sampler:

@@ -317,6 +317,13 @@ def load_base(config: RunConfig, *, trains: bool = True) -> Base:
     return Base(base, model, params, load_alphabet(base, model.config.vocab_size))
 
 
+def open_base(settings: ModelSettings) -> Sampler:
+    """Returns a model that no run has tuned, as a forecaster, with the text and sampling of a config that says nothing."""
+    config = replace(RunConfig(), model=settings)
+    _, model, params, alphabet = load_base(config, trains=False)
+    return Sampler(model, {"params": params}, alphabet, Codec.of(config.codec, None), config.sampling)
+
+
 def mesh_of(config: RunConfig, *, trains: bool = True) -> Mesh | None:
     """Returns the mesh of a config; None for one device. Raises JaxlvError if there are too few devices, or if one that
     `trains` has windows that the mesh does not divide.

@@ -12,13 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxlv.config import ModelSettings, RunConfig
+from jaxlv.config import ModelSettings
 from jaxlv.data.series import SeriesSet
 from jaxlv.forecasting.familiar import nats_per_written_value
 from jaxlv.forecasting.sampler import Sampler
 from jaxlv.model.bases import BASE, CYCLES, FIELD, limits_of
 from jaxlv.runs import sources
-from jaxlv.text.codec import Codec
 
 JUDGED = 16  # series by which a set is judged
 
@@ -54,11 +53,11 @@ class Choice:
 
     @functools.cached_property
     def _field(self) -> Sampler:
-        return _opened(replace(self.settings or ModelSettings(), path=FIELD))
+        return sources.open_base(replace(self.settings or ModelSettings(), path=FIELD))
 
     def named(self) -> Sampler:
         """Returns the sampler that the name opens."""
-        return _opened(self.settings or ModelSettings())
+        return sources.open_base(self.settings or ModelSettings())
 
     def reader(self, sampler: Sampler, series: SeriesSet, context: int) -> Reader:
         """Returns what reads the first `context` steps of series, given the sampler that the name has opened.
@@ -78,12 +77,6 @@ class Choice:
         judged = series.rows(np.arange(min(JUDGED, len(series))))
         nats = {name: nats_per_written_value(one, judged, context) for name, one in bases.items()}
         return _cheapest(bases, nats, len(series))
-
-
-def _opened(settings: ModelSettings) -> Sampler:
-    config = replace(RunConfig(), model=settings)
-    _, model, params, alphabet = sources.load_base(config, trains=False)
-    return Sampler(model, {"params": params}, alphabet, Codec.of(config.codec, None), config.sampling)
 
 
 def _cheapest(bases: Mapping[str, Sampler], nats: Mapping[str, np.ndarray], count: int) -> Reader:

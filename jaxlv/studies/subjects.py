@@ -187,16 +187,15 @@ def _open_bare(asked: Asked, config: RunConfig, source: Observations | SeriesSet
     path = base_of_adapter(bare.adapter) if bare.adapter and asked.subject == BASE else asked.subject
     own = {"path": path, "dtype": bare.dtype, "weights": bare.weights, "revision": bare.revision}
     settings = ModelSettings(**{**vars(config.model), **own})
-    config = replace(config, model=settings, codec=text)
-    base, model, params, alphabet = sources.load_base(config, trains=False)
+    opened = sources.open_base(settings)
     as_trained = below is not None and below.scale == text.scale
     codec = Codec.of(text, below.dataset_alpha) if below and as_trained else Codec.for_data(text, _values(source))
-    models = {"untuned": Sampler(model, {"params": params}, alphabet, codec, config.sampling)}
+    models = {"untuned": replace(opened, codec=codec, sampling=config.sampling)}
     if bare.adapter:
-        lora = load_adapter(bare.adapter, model, path)
-        models = {"tuned": replace(models["untuned"], variables={"params": params, "lora": lora}), **models}
+        lora = load_adapter(bare.adapter, opened.model, path)
+        models = {"tuned": replace(models["untuned"], variables={**opened.variables, "lora": lora}), **models}
         say("note: what the adapter was trained on is not in its files: whether it has seen these series cannot be told")
-    named = replace(config, model=replace(settings, path=model_name(path, base)))
+    named = replace(config, model=replace(settings, path=model_name(path, Path(str(opened.model.folder)))), codec=text)
     choice = ONE if bare.adapter else Choice(settings)
     return Subject(Path(asked.subject).name, None, named, source, models, asked.handling, choice)
 
