@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import graphlib
 import re
+import statistics
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -123,6 +124,15 @@ def test_no_modules_import_each_other_and_every_folder_says_what_it_is():
     graphlib.TopologicalSorter(IMPORTED).prepare()
     assert {name.partition(".")[0] for name in MODULES} == set(ORDER) and set(NARROW) <= set(MODULES)
     assert all(ast.get_docstring(tree) for path, tree in FILES.items() if path.is_relative_to(LIBRARY))
+
+
+def test_a_function_fits_on_a_page():
+    """At most 75 lines, the longest docstring included; half of all functions have at most nine."""
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes = [(path, node) for path, tree in FILES.items() for node in ast.walk(tree) if isinstance(node, kinds)]
+    lines = {f"{path.name}: {node.name}": (node.end_lineno or 0) - node.lineno + 1 for path, node in nodes}
+    assert not {name: count for name, count in lines.items() if count > 75}
+    assert statistics.median(lines.values()) <= 9
 
 
 def test_every_folder_is_installed():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
 from cyclopts import Parameter
 
@@ -73,31 +73,45 @@ def probe(
 
     if text is None:
         idle("no --text is named", window=window != 512, stride=stride)
-    if not tasks:
-        idle("no --tasks are named", task_folder=task_folder, limit=limit)
-    if tasks and importlib.util.find_spec("lm_eval") is None:  # before anything is computed
-        raise JaxlvError("needs lm-evaluation-harness", where="--tasks", hint='pip install "jaxlv[harness]"')
+    _check_tasks(tasks, task_folder=task_folder, limit=limit)
     how = (max_new_tokens, given(sampling), generation_defaults, set, seed)
     asked = study.Questions(run_or_model, prompts, *how, text, window, stride or 0, batch)
     if out:
         check_free(out, overwrite, study.RESULT)
-    if tasks:  # before anything is written
-        from jaxlv.integrations import harness
-
-        paid_for = f"{CALL.purpose} tasks"
-        found = harness.before_and_after(run_or_model, tasks, purpose=paid_for, include=task_folder, limit=limit)
+    measured = _measured(run_or_model, tasks, task_folder, limit) if tasks else None  # before anything is written
     result = study.probe(asked, out, purpose=CALL.purpose, begin=Progress, say=say, overwrite=overwrite)
     lines, tree = [f"\n{report.format_answers(result)}\n\n{report.summary(result)}"], {"result": result.tree()}
-    if tasks:
-        lines.append(f"\n{harness.format_table(found)}")
-        tree["tasks"] = found
+    if measured:
+        lines.append(f"\n{measured.table}")
+        tree["tasks"] = measured.scores
     if not out:
         return Result("\n".join(lines), tree)
+    if measured:
+        write_json(out / "tasks.json", measured.scores)
     files = {"answers": study.RESULT, "table": study.TABLE, "report": study.REPORT}
-    if tasks:
-        write_json(out / "tasks.json", found)
-        files["tasks"] = "tasks.json"
-    return made(out, lines, tree, **files)
+    return made(out, lines, tree, **files, **({"tasks": "tasks.json"} if measured else {}))
+
+
+def _check_tasks(tasks: Names, **options: Any) -> None:
+    """Raises JaxlvError if tasks are named and cannot be measured here, or if they are not and have options."""
+    if not tasks:
+        idle("no --tasks are named", **options)
+    elif importlib.util.find_spec("lm_eval") is None:
+        raise JaxlvError("needs lm-evaluation-harness", where="--tasks", hint='pip install "jaxlv[harness]"')
+
+
+class _Measured(NamedTuple):
+    """Scores of the harness's tasks before and after tuning, and their table."""
+
+    scores: dict[str, Any]
+    table: str
+
+
+def _measured(model: str, tasks: Names, folder: Path | None, limit: int | None) -> _Measured:
+    from jaxlv.integrations import harness
+
+    found = harness.before_and_after(model, tasks, purpose=f"{CALL.purpose} tasks", include=folder, limit=limit)
+    return _Measured(found, harness.format_table(found))
 
 
 app = verb(probe)
