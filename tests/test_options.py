@@ -252,7 +252,7 @@ def test_verbs_of_prices_are_asked_what_was_said():
     counted = SimpleNamespace(table=lambda depth: f"{depth} levels", explain=str, as_json=dict)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("jaxlv.studies.prices.counted", lambda *given, **named: counted)
-        assert "2 levels" in done("flops", "count", "a:b", *"--depth 2".split())
+        assert "2 levels" in done("flops", "count", "a:b", "--depth", 2)
     found = calls("studies.spending.spending", "ledger show r --convention liu,exact")
     assert found == {"place": Path("r"), "conventions": ["liu", "exact"]}
 
