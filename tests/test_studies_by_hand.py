@@ -20,7 +20,7 @@ from jaxlv.forecasting import evaluate as measures
 from jaxlv.forecasting import pool
 from jaxlv.report.page import Page
 from jaxlv.results.stress import AboveTop
-from jaxlv.runs import sources
+from jaxlv.runs import run, sources
 from jaxlv.studies import evaluate, forecast, stress
 from jaxlv.studies.evaluate import Fit
 from jaxlv.studies.forecast import Ahead
@@ -75,21 +75,21 @@ def ahead(tmp_path_factory: pytest.TempPathFactory) -> Any:
     asked = Asked("known", found, protocol={"samples": 4, "seed": 9}, sampling={"temperature": 0.6})
     with pytest.MonkeyPatch.context() as patch:
         opened(patch, forecast, models, found)
-        done = forecast.forecast(asked, out, Ahead(holdout=3, method="model"), say=told.append)
+        done = forecast.forecast(asked, out, Ahead(holdout=3, method="calibrated"), say=told.append)
     return SimpleNamespace(models=models, done=done, told=told, out=out)
 
 
 def test_a_forecast_tells_how_it_was_made(ahead):
     settings = ahead.done.settings
     found = (settings.context, settings.horizon, settings.samples, settings.seed, settings.holdout, settings.reach)
-    assert found == (7, 3, 4, 9, 3, None) and settings.series == (4, 9) and settings.method == "model"
+    assert found == (7, 3, 4, 9, 3, None) and settings.series == (4, 9) and settings.method == "calibrated"
     assert settings.sampling["temperature"] == 0.6 and settings.codec.decimals == 2
     assert json.loads((ahead.out / forecast.SETTINGS).read_text()) == settings.tree()
 
 
 def test_the_tuned_model_is_asked_for_the_steps_behind_its_context(ahead):
     assert not ahead.models["untuned"].asked
-    (one,) = ahead.models["tuned"].asked
+    one, _ = ahead.models["tuned"].asked  # the second time from steps within the contexts
     assert (one.request.context, one.request.horizon, one.request.samples, one.request.seed) == (7, 3, 4, 9)
     np.testing.assert_array_equal(one.series.values_NTV[:, :7, 0], [np.arange(3, 10), np.arange(4, 11)])
     assert one.sampling.temperature == 0.6
@@ -144,7 +144,7 @@ def test_temperatures_and_bands_are_settled_apart_from_each_other_and_from_what_
     monkeypatch, tmp_path, nothing_else
 ):
     """Of four validation series one is measured, one is for the temperature, one for the bands; one is more than asked."""
-    found = load_series(np.full((10, 8, 1), 9.0) + np.arange(10)[:, None, None] / 100)
+    found = load_series(9 + np.arange(10)[:, None, None] / 100 + np.arange(8)[:, None] / 500)
     series = found.ready().series
     split = sources.split_series(TEN, series)
     validation, test = split.validation.tolist(), split.test.tolist()
@@ -171,6 +171,45 @@ def test_temperatures_and_bands_are_settled_apart_from_each_other_and_from_what_
     assert bands.mean_factor["tuned"]["50"] == pytest.approx(fitted.factors[50].mean())
 
 
+def test_half_of_the_validation_series_serve_either_purpose_and_all_one_alone():
+    series = load_series(np.full((5, 8, 1), 9.0)).ready().series
+    config = replace(TEN.evaluate, context=5, horizon=2, samples=3)
+    found = evaluate.fit_on_validation({"untuned": known(warm(0.5))}, series, config, Fit((0.5, 1.0), True))
+    assert found.temperature and found.temperature.validation == (0, 1)
+    assert found.conformal and found.conformal.validation == (2, 3, 4)
+    alone = evaluate.fit_on_validation({"untuned": known(warm(0.5))}, series, config, Fit(conformal=True))
+    assert alone.conformal and alone.conformal.validation == (0, 1, 2, 3, 4) and alone.temperature is None
+
+
+def test_a_series_that_is_measured_or_a_test_series_under_any_id_is_kept_from_validation(monkeypatch, tmp_path):
+    """Series 0, 1 and 2 are for validation; the last series of all is a copy of 1, and series 2 is measured."""
+    own = load_series(np.array([3.0, 4, 5, 6, 4])[:, None, None] + np.zeros((5, 6, 1))).ready().series
+    marks = run.series_marks(own)
+    split = {"validation": dict(zip("012", marks, strict=False)), "test": dict(zip("34", marks[3:], strict=True))}
+    finished: Any = SimpleNamespace(folder=tmp_path, split=split)
+    monkeypatch.setattr(sources, "load_series", lambda config, folder: own)
+    subject = Subject("run", finished, RunConfig(), own)
+    assert evaluate.validation_series(subject, own.select([2])).ids_N.tolist() == [0]
+
+
+def test_series_are_forecast_from_their_last_steps_if_that_is_asked_for_or_nothing_else_fits():
+    own, usual = owls(12, "a"), replace(RunConfig().evaluate, context=8, horizon=4)
+    held = RunConfig(data=DataConfig(holdout=3))
+    finished: Any = SimpleNamespace(config=held)
+    of_run, bare = Subject("run", finished, held, own), Subject("bare", None, RunConfig(), own)
+    for subject, asked, longer, rolls in (
+        (of_run, Asked("run"), 0, True),
+        (of_run, Asked("run", own), 0, False),
+        (of_run, Asked("run", protocol={"context": 5}), 0, False),
+        (of_run, Asked("run", own, origins=1), 0, True),
+        (replace(of_run, config=RunConfig()), Asked("run"), 0, False),
+        (bare, Asked("bare", own), 0, False),
+        (bare, Asked("bare", own), 1, True),
+        (bare, Asked("bare"), 1, False),
+    ):
+        assert evaluate._rolls(subject, asked, replace(usual, horizon=4 + longer)) is rolls
+
+
 def test_steps_between_origins_are_told_and_the_series_are_those_picked(monkeypatch, tmp_path, nothing_else):
     """Errors of 5, 1, 4, 3 and 2: the least, the middle one and the greatest are drawn."""
     found = load_series(np.full((5, 9, 1), 9.0) + np.array([5.0, 1, 4, 3, 2])[:, None, None])
@@ -191,11 +230,11 @@ def test_steps_between_origins_are_told_and_the_series_are_those_picked(monkeypa
 
 def test_a_stress_test_is_of_the_series_samples_and_conditions_that_were_asked_for(monkeypatch, tmp_path):
     """The contexts' maxima are 5 and 6, so the tops of the scale are 10 and 12: of the truth, 4, 20, 5 and 21, half lies
-    above, of samples at 3, 4 and 30 a third.
+    above, of samples at 3, 10 and 30 a third.
     """
     values = np.arange(1.0, 6)[None, :, None] + np.arange(4.0)[:, None, None]
     values = np.concatenate([values, values[:, :1] + 3, values[:, :1] + 19], axis=1)
-    found, model = load_series(values), known(level(3.0, 4.0, 30.0))
+    found, model = load_series(values), known(level(3.0, 10.0, 30.0))
     finished: Any = SimpleNamespace(
         config=RunConfig(), folder=tmp_path, tuned=model, seen=lambda series: series.ids_N[:1],
         metered=lambda purpose: contextlib.nullcontext({"tuned": model}),
@@ -214,7 +253,7 @@ def test_a_stress_test_is_of_the_series_samples_and_conditions_that_were_asked_f
     assert (plain.value, larger.value, larger.level) == (1, 1.5, "x 1.5")
     tuned, own, last = plain.rows
     assert tuned.above_top == AboveTop(0.5, 1 / 3) and (own.name, last.name) == ("pool", "last value")
-    assert tuned.mae == pytest.approx(np.mean([0, 16, 1, 17])) and own.mae == pytest.approx(np.mean([4, 12, 3, 13]))
+    assert tuned.mae == pytest.approx(np.mean([6, 10, 5, 11])) and own.mae == pytest.approx(np.mean([16, 0, 15, 1]))
     assert last.mae == pytest.approx(np.mean([1, 15, 1, 15]))
     assert larger.rows[2].mae == pytest.approx(1.5 * last.mae)
     assert {(one.request.samples, one.request.seed, len(one.series)) for one in model.asked} == {(3, 4, 2)}
