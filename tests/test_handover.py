@@ -64,7 +64,7 @@ def test_a_sum_is_of_the_base_that_is_named_and_of_every_adapter_with_its_weight
 
 
 def test_a_sum_as_an_adapter_is_ba_itself_written_as_the_first_one_was(said):
-    made = handover.merge([ONE, OTHER, ONE], BASE, "peft", OUT)
+    made = handover.merge([ONE, OTHER, OTHER], BASE, "peft", OUT)
     assert made.agreement is None and "compare" not in said  # of three
     *rest, config, origin = said["export_peft"]
     assert rest == [OUT, "full", "params", "sum"] and origin == adapters.Origin("m", "today", CODECS["one"])
