@@ -68,6 +68,7 @@ def test_values_that_nothing_tells_are_bridged_by_lines():
         ((6, 5, 10, 10, 9, 11, 5, 2, 2, 1, 2, 2, 3, 5), False),  # by the last third
         ((4, 7, 11, 13, 10, 7, 4, 3, 3, 2, 2, 2, 3, 9), True),  # though it is not by the first third, nor by two
         ((5, 8, 8, 8, 11, 10, 5, 2, 1, 2, 2, 2, 3, 4), True),  # by the last third
+        ((4, 7, 10, 13, 11, 7, 4, 2, 2, 1, 2, 2, 3, 5), False),  # though it is by the halves
     ],
 )
 def test_every_third_of_the_values_has_a_say(values, smooth):
