@@ -21,7 +21,9 @@ SITES = ("north", "south")
 def predicted(*sites: str, columns: tuple[str, ...] = ("hare", "lynx")) -> Prediction:
     """Of site n, step h and variable v the samples 1000 n + 100 h + 10 v + 0, 1 and 5, whose median is not their mean."""
     frames = [
-        pd.DataFrame({"site": site, "year": range(1900 + n, 1906 + n)} | {name: np.arange(1.0, 7) for name in columns})
+        pd.DataFrame(
+            {"site": site, "year": range(1900 + 5 * n, 1906 + 5 * n)} | {name: np.arange(1.0, 7) for name in columns}
+        )
         for n, site in enumerate(sites)
     ]
     series = load_series(pd.concat(frames)).ready().series
@@ -38,12 +40,12 @@ def test_the_point_forecast_is_the_median():
 
 def test_each_row_has_the_site_the_year_and_the_variable_of_its_numbers():
     found = predicted(*SITES).frame
-    rows = [(site, 1906 + n + h, name) for n, site in enumerate(SITES) for h in (0, 1) for name in ("hare", "lynx")]
+    rows = [(site, 1906 + 5 * n + h, name) for n, site in enumerate(SITES) for h in (0, 1) for name in ("hare", "lynx")]
     assert list(found[["site", "year", "variable"]].itertuples(index=False, name=None)) == rows
     wide = predicted(*SITES).to_frame("wide")
     assert wide.columns.tolist() == ["site", "year", "hare", "lynx"]
     assert wide.values.tolist() == [
-        ["north", 1906, 1, 11], ["north", 1907, 101, 111], ["south", 1907, 1001, 1011], ["south", 1908, 1101, 1111],
+        ["north", 1906, 1, 11], ["north", 1907, 101, 111], ["south", 1911, 1001, 1011], ["south", 1912, 1101, 1111],
     ]  # fmt: skip
 
 
@@ -56,7 +58,7 @@ def test_quantiles_stand_under_their_own_probability_in_any_order():
 def test_nixtlas_columns_hold_their_own_ends_and_each_variable_is_a_series():
     found = predicted(*SITES).to_frame("nixtla")
     assert found.unique_id.tolist() == [f"{site}/{name}" for name in ("hare", "lynx") for site in SITES for _ in (0, 1)]
-    assert found.ds.tolist() == [1906, 1907, 1907, 1908] * 2
+    assert found.ds.tolist() == [1906, 1907, 1911, 1912] * 2
     assert found.jaxlv.tolist() == [1, 101, 1001, 1101, 11, 111, 1011, 1111]
     low, high = predicted(*SITES).frame[["low_80", "high_80"]].to_numpy().T
     assert (low < high).all() and found["jaxlv-lo-80"].tolist() == [*low[::2], *low[1::2]]
