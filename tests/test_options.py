@@ -168,6 +168,9 @@ def test_reproduce_is_asked_what_was_said():
     command = f"reproduce rai --data series.csv --out out --model m --scale full --stage grid,final {settings}"
     found = calls("studies.papers.open_paper", command)
     assert found == {"system": "rai", "scale": "full", "model": "m", "data": DATA, "out": OUT, "settings": SETTINGS}
+    more = "reproduce rai --data series.csv --out out --stage grid --at-once 2 --resume"
+    found = calls("studies.reproduce.reproduce", more)
+    assert (found["data"], found["stages"], found["at_once"], found["resume"]) == (DATA, ["grid"], 2, True)
     found = calls("studies.papers.plan_of", "reproduce rai --benchmark b.json")
     assert found["benchmark"] == Path("b.json")
     found = calls("studies.reproduce.check_stages", "reproduce rai")
@@ -198,8 +201,9 @@ def test_compare_is_asked_what_was_said():
     config = load_config(Path("configs/demo.toml").resolve(), ["data.path='series.csv'", *SETTINGS])
     assert (one.config, one.data, one.protocols, one.run, one.most) == (config, DATA, ["rai", "liu"], None, 6)
     assert one.tuned_only and one.pooled and found == {"out": OUT, "resume": True, "overwrite": False}
-    found = calls("studies.compare.compare", "compare r --data series.csv --out out --overwrite")
-    assert found["asked"].run == Path("r") and found["overwrite"] and not found["asked"].tuned_only
+    found = calls("studies.compare.compare", "compare r --data series.csv --out out --overwrite --tuned-only")
+    assert found["asked"].run == Path("r") and found["overwrite"] and found["asked"].tuned_only
+    assert not found["asked"].pooled
 
 
 def test_export_and_merge_are_asked_what_was_said():
