@@ -197,7 +197,7 @@ def test_weights_are_means_over_the_windows():
 
 def score(name: str, scaled: float, inside: float | None = None) -> FieldScore:
     coverage = None if inside is None else {"50": 0.5, "80": inside, "95": 0.9}
-    return FieldScore(name=name, mae=scaled, crps=scaled, crps_scaled=scaled, coverage=coverage)
+    return FieldScore(name=name, mae=5 * scaled + 1, crps=3 * scaled + 2, crps_scaled=scaled, coverage=coverage)
 
 
 RECORDS = {
@@ -232,6 +232,10 @@ def test_the_summary_says_how_model_and_pool_stand():
     text = view.summary(result)
     assert "2 records, 40 windows" in text and "The pool's CRPS is 1.00 times that of b" in text
     assert "The untuned model's CRPS is 2.00 times" in text and "hold 75.0 %" in text
+    both = {name: replace(one, rows=(*one.rows, score("tuned", 6.0))) for name, one in RECORDS.items()}
+    best, found = summary(both)
+    text = view.summary(replace(result, records=both, summary=found))
+    assert "The tuned model's CRPS is 3.00 times" in text and "untuned" not in text
 
 
 def test_records_below_zero_are_measured_in_their_own_units(tmp_path: Path):

@@ -258,6 +258,10 @@ def test_a_run_says_its_best_validation():
         f" {number(one['validation_loss'])} nats per token, a perplexity of 1.50, forecast MAE {number(one['forecast_mae'])}"
         " raw units."
     )
+    planned = "The run has not ended: 400 steps are planned."
+    for ended in (True, False):
+        details = RunDetails(steps=400, ended=ended)
+        assert (planned in runs.reached(Run("a", {}, Outcome.read(one, "sweep.json"), details=details))) is not ended
     split = RunDetails(split={"train": {"1": "", "2": ""}, "test": {"3": ""}})
     section = runs.settings(Run("a", {"lora.rank": 2}, Outcome.read(one, "sweep.json"), details=split))
     pairs = {name: text for block in section.blocks for name, text in block.pairs}
