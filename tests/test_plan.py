@@ -51,7 +51,7 @@ def test_the_pace_is_that_of_the_step_that_is_nearest_in_its_ratio(benchmark):
 def test_an_evaluation_reads_every_series_and_draws_as_many_samples_as_it_says():
     """Nine series, four read together: three readings; five samples with the grammar, three without."""
     config = train.fitting.changed(
-        RunConfig(), evaluate={"context": 8, "horizon": 4, "samples": 5, "unmasked_samples": 3, "read_together": 4}
+        RunConfig(), evaluate={"context": 8, "horizon": 4, "samples": 5, "unmasked_samples": 3, "batch_series": 4}
     )
     found = {one.name: one.events for one in plan.phases(config, event_of(config), 9, 20)}
     assert [one.count for one in found["likelihood of 9 series, tuned and untuned"]] == [3, 3]
