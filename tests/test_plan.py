@@ -8,11 +8,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jax.numpy as jnp
 import pytest
 
 from jaxlv.config import RunConfig
 from jaxlv.flops import plan
+from jaxlv.flops.family import FAMILY
 from jaxlv.flops.plan import Pace, measured_rate
+from jaxlv.model.qwen2 import Qwen2
+from jaxlv.model.weights import bytes_of
 from jaxlv.runs import endings, run
 from jaxlv.runs.billing import event_of
 from jaxlv.runs.records import Logged
@@ -58,6 +62,15 @@ def test_an_evaluation_reads_every_series_and_draws_as_many_samples_as_it_says()
     drawn = found["evaluation, 9 series x 5 samples, tuned and untuned"]
     free = found["the same, 3 samples without the grammar"]
     assert [one.samples for one in (*drawn, *free)] == [5, 5, 3, 3] and {one.head for one in free} == {"frozen"}
+
+
+def test_each_size_of_the_family_has_the_parameters_of_its_checkpoint():
+    """Of bfloat16 checkpoints: bytes of the tensors, over two; a tied head counts once."""
+    assert {name: bytes_of(Qwen2(one, jnp.bfloat16)) // 2 for name, one in FAMILY.items()} == {
+        "qwen2.5-0.5b": 494_032_768, "qwen2.5-1.5b": 1_543_714_304, "qwen2.5-3b": 3_085_938_688,
+        "qwen2.5-7b": 7_615_616_512, "qwen2.5-14b": 14_770_033_664, "qwen2.5-32b": 32_763_876_352,
+        "qwen2.5-72b": 72_706_203_648,
+    }  # fmt: skip
 
 
 def test_hours_are_of_the_work_that_is_executed_and_the_papers_share_of_the_whole_allowance(monkeypatch, tmp_path):
