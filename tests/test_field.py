@@ -15,6 +15,7 @@ from jaxlv.config import RunConfig
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting import pool
 from jaxlv.report import field as view
+from jaxlv.results import field as results
 from jaxlv.results.field import Field, FieldProtocol, FieldRecord, FieldScore, summary
 from jaxlv.studies import field as study
 from jaxlv.studies.subjects import Asked, Subject
@@ -214,6 +215,11 @@ def test_the_summary_by_hand():
     assert rows["a"].crps_relative == pytest.approx(2.0) and rows["b"].crps_relative == pytest.approx(1.0)
     assert rows["pool"].coverage_80 == pytest.approx((10 * 0.9 + 30 * 0.7) / 40) and rows["pool"].least_coverage_80 == 0.7
     assert rows["a"].coverage_80 is None
+
+
+def test_a_mean_over_records_is_geometric_and_there_is_none_of_what_is_not_above_zero():
+    assert results._geometric([1.0, 8.0, 27.0]) == pytest.approx(6)
+    assert results._geometric([1.0, None]) is None and results._geometric([1.0, 0.0]) is None
 
 
 def test_a_method_that_a_record_lacks_is_not_summed_up():

@@ -20,7 +20,8 @@ from jaxlv.model.weights import bytes_of
 from jaxlv.runs import endings, run
 from jaxlv.runs.billing import event_of
 from jaxlv.runs.records import Logged
-from jaxlv.studies import papers, train
+from jaxlv.steps.footprint import Footprint
+from jaxlv.studies import doctor, papers, train
 from jaxlv.studies.train import Wanted
 
 
@@ -89,6 +90,20 @@ def test_hours_are_of_the_work_that_is_executed_and_the_papers_share_of_the_whol
     assert [(one.hours, one.flops, one.exact, one.training) for one in found.rows] == [(1.0, 90, 7200, 60)] * 2
     assert (found.total, found.budget, found.allowance) == (180, 200, 500)
     assert found.reported.of_allowance == papers.PROTOCOLS["liu"].flops / 1e17
+
+
+def test_a_device_must_hold_a_train_step_and_a_forecast_each_by_itself():
+    """Of 100 bytes, 3 are left for what the formulas do not tell: 50 + 45 fit for a step, 50 + 47 for a forecast."""
+    for activations, cache, fits in ((45, 47, True), (48, 10, False), (10, 48, False)):
+        held = Footprint(parameters=50, state=0, batch=0, activations=activations, cache=cache)
+        assert doctor.Share(1, 1, "xla", False, held, 100).fits is fits
+
+
+def test_parts_have_as_many_samples_as_the_last_stage_draws(tmp_path):
+    config = train.fitting.changed(RunConfig(), evaluate={"samples": 3})
+    stages: Any = [SimpleNamespace(config=RunConfig()), SimpleNamespace(config=config)]
+    work = papers.Reproduction(papers.SYSTEMS["rai"], "small", "embedded", stages, stages, tmp_path)
+    assert {part.samples for part in work.parts} == {3}
 
 
 def test_a_pace_is_that_of_the_benchmark_that_is_given_or_unknown(monkeypatch, tmp_path, benchmark):
