@@ -115,6 +115,14 @@ def test_runs_side_by_side_have_their_padding_in_rows_of_its_own():
     assert {reason.partition(":")[0] for reason in one.reasons} == {"rope", "optimiser"}
 
 
+def test_programs_of_one_shape_are_audited_once_and_one_run_alone_is_excused_of_nothing():
+    """Of two runs that differ in their seed."""
+    configs = [config(lora={"rank": 1}), config(lora={"rank": 1}, train={"seed": 5})]
+    alone, both = (audited.of_runs(some, SMALL, 4, 24) for some in (configs[:1], configs))
+    assert [one.program.name for one in both] == [one.program.name for one in alone] and len(alone) > 4
+    assert not alone[0].inexact and set(both[0].inexact) == {"rope", "optimiser"}
+
+
 # ------------------------------------------------------------------------------------------------------- red
 
 

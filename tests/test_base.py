@@ -8,6 +8,8 @@ import json
 import math
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,6 +18,8 @@ from flax import traverse_util
 
 from jaxlv.config import build_config
 from jaxlv.errors import JaxlvError
+from jaxlv.flops.table import count
+from jaxlv.flops.work import Work
 from jaxlv.lora import overlay
 from jaxlv.lora.adapters import load_adapter
 from jaxlv.model import bases
@@ -58,7 +62,9 @@ def test_the_record_counts_the_base(folder: Path):
     steps = [end - start for start, end in itertools.pairwise(starts)]
     phases = zip(steps, settings["phases"], strict=True)
     assert found["tokens"] == sum(count * phase["length"] * phase["batch_size"] for count, phase in phases)
-    assert found["curve"][-1]["step"] == settings["steps"] and found["flops"]["exact"] > 0
+    assert found["curve"][-1]["step"] == settings["steps"]
+    cost = from_scratch.cost(build_config(BaseConfig, settings, where="test"))
+    assert (cost.tokens, cost.flops) == (found["tokens"], found["flops"])
 
 
 def test_the_bases_take_8_mb():
@@ -80,11 +86,39 @@ def small(monkeypatch: pytest.MonkeyPatch) -> dict:
         monkeypatch.setattr(base_windows, name, value)
     tree = tomllib.loads((ROOT / "configs/base-field.toml").read_text())
     shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
-    tree |= {"start": "", "rank": 0, "steps": 4, "validate_every": 2}
+    tree |= {"start": "", "rank": 0, "steps": 4, "validate_every": 3}
     tree["architecture"] |= shape
     tree["phases"] = [{"until": 4, "length": 128, "batch_size": 2}]
     tree["series"] |= {"number": 8, "steps": 60, "shares": {"parasitoids": 0.5, "ricker": 0.5}, "unseen": 0.0}
     return tree
+
+
+def test_the_steps_of_each_phase_are_paid_up_to_the_last_step(small: dict):
+    """Two steps of 2 x 64 tokens, three of 3 x 32, and two of four of 1 x 128."""
+    phases = ((2, 64, 2), (5, 32, 3), (9, 128, 1))
+    small["phases"] = [dict(zip(("until", "length", "batch_size"), phase, strict=True)) for phase in phases]
+    config = build_config(BaseConfig, small | {"steps": 7}, where="test")
+    found, model = from_scratch.cost(config), from_scratch.architecture(config)
+    assert found.tokens == 2 * 128 + 3 * 96 + 2 * 128
+    work = [(times, Work(model, batch, length, 0, train="full", kernel=config.attention))
+            for times, batch, length in ((2, 2, 64), (3, 3, 32), (2, 1, 128))]  # fmt: skip
+    for name in ("exact", "coursework"):
+        assert found.flops[name] == sum(times * count(one, name).total_train_step for times, one in work)
+
+
+def test_new_weights_are_drawn_by_the_seed(small: dict):
+    model: Any = SimpleNamespace(init=lambda key, ids: {"params": jax.random.key_data(key).tolist()})
+    for seed in (1, 2):
+        config = build_config(BaseConfig, small | {"seed": seed}, where="test")
+        assert from_scratch._start(config, model) == jax.random.key_data(jax.random.key(seed)).tolist()
+
+
+def test_nats_are_for_each_token_not_for_each_batch():
+    """Batches of 10 tokens at 1 nat and of 30 at 2; and one of 40 at 4."""
+    known = {"seen": [(10.0, 10), (60.0, 30)], "unseen": [(160.0, 40)]}
+    windows = {name: [np.array([[pair]]) for pair in pairs] for name, pairs in known.items()}
+    found = from_scratch._nats(lambda trained, frozen, batch: batch[0], None, None, windows)  # type: ignore[arg-type]
+    assert found == {"seen": 1.75, "unseen": 4.0, "all": 230 / 80}
 
 
 def test_a_base_is_trained_and_goes_on_and_its_limits_are_measured(
@@ -96,6 +130,8 @@ def test_a_base_is_trained_and_goes_on_and_its_limits_are_measured(
     config = build_config(BaseConfig, small, where="test")
     first = dataclasses.replace(config, steps=2)
     from_scratch.train(first, tmp_path / "base.work", tmp_path / "series", 0, False, Silent("base", 2))
+    curve = tmp_path / "base.work" / "curve.jsonl"  # its last point is of a checkpoint that is gone
+    curve.write_text(curve.read_text() + json.dumps(json.loads(curve.read_text()) | {"step": 3}) + "\n")
     said: list[int] = []
 
     class Heard(Silent):
@@ -103,7 +139,7 @@ def test_a_base_is_trained_and_goes_on_and_its_limits_are_measured(
             said.append(step)
 
     made = from_scratch.make_base(config, small, tmp_path / "base", tmp_path / "series", workers=0, resume=True, begin=Heard)
-    assert said == [3, 4] and [point.step for point in made.curve] == [2, 4]
+    assert said == [3, 4] and [point.step for point in made.curve] == [2, 3, 4]
     assert set(made.familiar) == {"1", "2"} and all(nats > 0 for nats in made.familiar.values())
     assert json.loads((tmp_path / "base/training.json").read_text())["familiar"] == made.familiar
     assert bases.limits_of(str(tmp_path / "base")) == made.familiar

@@ -167,3 +167,25 @@ def test_weights_of_its_own_count_and_adapters_beside_them_are_told(folder: Path
     with pytest.warns(JaxlvWarning, match=bases.TENSORS):
         own = flat(load_pretrained(tmp_path / "base")[1])
     np.testing.assert_array_equal(own[f"{PROJECTION}.weight"], flat(load_pretrained("embedded")[1])[f"{PROJECTION}.weight"])
+
+
+@pytest.mark.parametrize(
+    ("name", "base"),
+    [("embedded-field", "embedded-field"), ("embedded", "embedded"), ("owner/other", "embedded"), (3, "embedded")],
+)
+def test_an_adapter_names_one_of_the_bases_or_is_of_the_first(tmp_path: Path, name: object, base: str):
+    (tmp_path / bases.CONFIG).write_text(json.dumps({"base_model_name_or_path": name}))
+    assert bases.base_of_adapter(tmp_path) == base
+    (tmp_path / bases.CONFIG).write_text("{}")
+    assert bases.base_of_adapter(tmp_path) == "embedded"
+
+
+def test_the_greatest_rank_is_read_and_one_more_is_refused(tmp_path: Path):
+    for rank in (bases.MOST_RANK, bases.MOST_RANK + 1):
+        (tmp_path / bases.CONFIG).write_text(json.dumps({"r": rank, "lora_alpha": 2.0 * rank}))
+        if rank > bases.MOST_RANK:
+            with pytest.raises(JaxlvError, match="no rank or alpha; expected r of 1 to 256"):
+                bases.added_to(PROJECTION, tmp_path / bases.TENSORS)
+        else:
+            found = bases.added_to(PROJECTION, tmp_path / bases.TENSORS)
+            assert (found.module, found.rank, found.scale) == (PROJECTION, 256, 2.0)

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from known import known
 
 import jaxlv
 from jaxlv import api
@@ -86,6 +87,8 @@ def test_the_typical_series_decides_and_only_the_first_are_judged(monkeypatch, s
     monkeypatch.setattr(choice, "nats_per_written_value", nats)
     found = EITHER.reader(sampler, many, 50)
     assert found.told == f"read by {CYCLES}: a written value costs 1 nats, 2 to {FIELD}" and found.nats_N is None
+    cost[CYCLES][0] = np.nan  # too short to tell, which the others are not
+    assert EITHER.reader(sampler, many, 50).name == CYCLES
     cost[CYCLES][:9] = np.nan
     assert EITHER.reader(sampler, many, 50).name == FIELD
 
@@ -144,6 +147,30 @@ def test_a_forecaster_says_which_base_made_its_forecast(clean, noisy):
     frame = jaxlv.forecast("embedded", noisy, 2, 2)
     assert frame.attrs == {"base": FIELD} and not jaxlv.forecast(FIELD, noisy, 2, 2).attrs
     assert frame.equals(jaxlv.forecast(FIELD, noisy, 2, 2)) and not frame.equals(jaxlv.forecast(CYCLES, noisy, 2, 2))
+
+
+def test_either_base_is_opened_as_was_asked_for(monkeypatch):
+    opened = []
+    monkeypatch.setattr(choice, "_opened", opened.append)
+    assert replace(EITHER, settings=ModelSettings(path="embedded", weights="int8"))._field is None
+    assert opened == [ModelSettings(path=FIELD, weights="int8")]
+
+
+def test_what_is_measured_and_drawn_is_what_the_base_that_is_told_says(monkeypatch):
+    """The base that a name opens says 5; the one that knows the series better says 7."""
+
+    def level(value: float) -> Any:
+        return known(lambda sampling, count, samples, horizon: np.full((count, samples, horizon, 2), value))
+
+    forecaster, series = jaxlv.Forecaster("embedded", progress=False), np.full((2, 12, 2), 7.0)
+    forecaster.sampler = replace(level(5.0), model=forecaster.sampler.model)
+    better = choice.Reader(replace(level(7.0), model=forecaster.sampler.model), "better", nats_N=np.zeros(2))
+    monkeypatch.setattr(Choice, "reader", lambda *given: better)
+    monkeypatch.setattr(measures, "likelihood_measures", lambda *given: {})
+    scores = forecaster.evaluate(series, 2, samples=3, context=8)
+    assert scores.metrics.rows[0].mae == 0 and scores.metrics.protocol.base == "better"
+    made = forecaster.predict(series, 2, samples=3)
+    assert (made.samples == 7).all() and made.base == "better"
 
 
 def test_a_run_begins_from_the_base_that_knows_what_it_is_trained_on(clean, noisy):

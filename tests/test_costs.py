@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from jaxlv.flops import groups
@@ -26,6 +28,13 @@ def test_groups_cover_every_component(convention):
     table = count(WORK, convention)
     everything = groups.by_group(table, ("forward", "backward", "recomputed"))
     assert sum(everything.values()) == table.total_train_step
+
+
+def test_forward_and_backward_are_the_whole_step_what_is_recomputed_among_them():
+    (one,) = groups.costs_of(replace(WORK, remat=True), ["exact"], [64, 128])
+    assert sum(one.forward.values()) + sum(one.backward.values()) == one.flops
+    assert [cost.tokens for cost in one.lengths] == [64, 128]
+    assert one.lengths[0].flops == count(replace(WORK, remat=True, length=64), "exact").total_train_step / (WORK.batch * 64)
 
 
 def test_the_figures_can_be_drawn(tmp_path):

@@ -15,6 +15,7 @@ from jaxlv.config import RunConfig
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting import pool
 from jaxlv.report import field as view
+from jaxlv.results import field as results
 from jaxlv.results.field import Field, FieldProtocol, FieldRecord, FieldScore, summary
 from jaxlv.studies import field as study
 from jaxlv.studies.subjects import Asked, Subject
@@ -197,7 +198,7 @@ def test_weights_are_means_over_the_windows():
 
 def score(name: str, scaled: float, inside: float | None = None) -> FieldScore:
     coverage = None if inside is None else {"50": 0.5, "80": inside, "95": 0.9}
-    return FieldScore(name=name, mae=scaled, crps=scaled, crps_scaled=scaled, coverage=coverage)
+    return FieldScore(name=name, mae=5 * scaled + 1, crps=3 * scaled + 2, crps_scaled=scaled, coverage=coverage)
 
 
 RECORDS = {
@@ -216,6 +217,11 @@ def test_the_summary_by_hand():
     assert rows["a"].coverage_80 is None
 
 
+def test_a_mean_over_records_is_geometric_and_there_is_none_of_what_is_not_above_zero():
+    assert results._geometric([1.0, 8.0, 27.0]) == pytest.approx(6)
+    assert results._geometric([1.0, None]) is None and results._geometric([1.0, 0.0]) is None
+
+
 def test_a_method_that_a_record_lacks_is_not_summed_up():
     two = replace(RECORDS["two"], rows=RECORDS["two"].rows[:-1])
     best, found = summary({**RECORDS, "two": two})
@@ -232,6 +238,10 @@ def test_the_summary_says_how_model_and_pool_stand():
     text = view.summary(result)
     assert "2 records, 40 windows" in text and "The pool's CRPS is 1.00 times that of b" in text
     assert "The untuned model's CRPS is 2.00 times" in text and "hold 75.0 %" in text
+    both = {name: replace(one, rows=(*one.rows, score("tuned", 6.0))) for name, one in RECORDS.items()}
+    best, found = summary(both)
+    text = view.summary(replace(result, records=both, summary=found))
+    assert "The tuned model's CRPS is 3.00 times" in text and "untuned" not in text
 
 
 def test_records_below_zero_are_measured_in_their_own_units(tmp_path: Path):

@@ -19,6 +19,7 @@ from jaxlv.errors import JaxlvError
 from jaxlv.flops.ledger import FINAL, Event, Ledger, Terms
 from jaxlv.forecasting import forecast
 from jaxlv.forecasting.forecast import Forecast
+from jaxlv.lora import adapters
 from jaxlv.model.config import ModelConfig
 from jaxlv.published import protocols
 from jaxlv.report import page as pages
@@ -31,7 +32,7 @@ from jaxlv.results.scores import Evaluation, Protocol
 from jaxlv.results.side_by_side import Entry
 from jaxlv.results.sweeps import Sweep
 from jaxlv.runs import run, sweep
-from jaxlv.storage import lines
+from jaxlv.storage import lines, tensors
 from jaxlv.studies import details, folders
 from jaxlv.studies.pages import made
 from jaxlv.tools import cli
@@ -176,6 +177,29 @@ def test_kinds_of_work_in_one_phase_are_priced_apart(tmp_path):
     rows = bill_of(folder)
     steps, reading = 2 * trained.flops(MODEL, "exact"), read.flops(MODEL, "exact")
     assert rows == {"tuning: training": steps, "tuning: validation": reading, "together": steps + reading}
+
+
+def test_a_run_tells_what_it_repeated_what_was_planned_and_how_many_numbers_trained(tmp_path):
+    """Steps 2 and 3 are done again after an interruption; nothing else is."""
+    settings = {"budget.flops": 1e12, "budget.convention": "coursework", "optimizer.clip_norm": 0.5, "train.steps": 9}
+    folder, shape = write_run(tmp_path / "r", settings), {"rank": 2, "targets": ("q_proj",)}
+    step, draw = Event("train_step", 2, 64, step=1, count=3, **shape), Event("generation", 1, 64, samples=2, new_tokens=8)
+    for begun in (step, replace(step, step=2, count=2)):
+        with Ledger(folder / run.LEDGER, Terms(10**12, "coursework", MODEL), "r") as book:
+            book.commit(book.reserve(begun, "tuning"))
+    with Ledger(folder / run.LEDGER, Terms(10**12, "coursework", MODEL), "r") as book:
+        book.commit(book.reserve(draw, FINAL))
+    for name, size in ((adapters.TENSORS, 6), (adapters.HEAD, 5)):
+        tensors.write(folder / run.ADAPTER / name, {"a": np.zeros((size, 2))})
+    found = details.completed(folders.read(folder)).runs[0].details
+    assert found and found.curves and found.cost
+    *_, repeated, together = found.bill
+    once = {name: replace(step, count=1).flops(MODEL, name) for name in ("coursework", "exact")}
+    assert repeated.work == "of these repeated after interruptions" and together.work == "together"
+    assert repeated.flops == {name: 2 * price for name, price in once.items()}
+    assert together.flops == {name: 5 * price + draw.flops(MODEL, name) for name, price in once.items()}
+    assert (found.budget, found.steps, found.cost.steps, found.curves.clip_norm) == (1e12, 9, 4, 0.5)
+    assert found.cost.trainable_parameters == 2 * (6 + 5)
 
 
 def damaged(work: Path, place: Path, name: str, file: str, content: str) -> Path:
@@ -415,9 +439,14 @@ def test_a_reports_figures_stand_beside_ours_where_everything_matches(course, tm
 
 def test_without_its_series_a_forecast_is_not_drawn_and_the_page_says_why(course, tmp_path):
     one, _ = evaluated(tmp_path / "e", course, np.array([7, 3]), 50, 10)
-    for data in (None, replace(course, source={"sha256": "another file"})):
+    for data in (None, replace(course, source={"sha256": "another file"}), replace(course, source={})):
         drawn = details.forecasts_of(one, data)
         assert not drawn.forecasts and "--data" in drawn.reason
+
+
+def test_series_that_are_given_take_the_place_of_a_runs_own(course, work):
+    folder = folders.read(work / "first")
+    assert details.data_of(folder, course) is course and details.data_of(folder) is None  # it has no forecasts to draw
 
 
 def test_the_tuned_models_forecasts_come_first(course, tmp_path):

@@ -28,3 +28,11 @@ def test_the_table_says_how_many_rows_it_leaves_out():
     rows = [Next(0, str(1900 + i), "lynx", float(i), (0.0, 9.0)) for i in range(forecasts.SHOWN + 2)]
     assert "... and 2 more in forecast.csv" in forecasts.format_table(rows, ONE)
     assert "more in" not in forecasts.format_table(rows[: forecasts.SHOWN], ONE)
+
+
+def test_rows_of_several_series_say_which_and_the_page_says_how_many_are_not_drawn():
+    rows, several = [Next(0, "1900", "lynx", 1.0, (0.0, 9.0))] * 5, replace(ONE, series=(0, 1, 2))
+    names = [[one.key for one in forecasts.table_of(rows, settings).columns] for settings in (ONE, several)]
+    assert names == [["time", "variable", "median", "band"], ["series", "time", "variable", "median", "band"]]
+    (drawn, *_) = forecasts.page_of(several, rows, []).sections
+    assert drawn.text == "3 more series are in forecast.csv."

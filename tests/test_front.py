@@ -117,6 +117,15 @@ def test_a_seed_and_the_bits_are_those_of_the_run_that_is_tuned(monkeypatch, tmp
     assert (config.train.seed, config.model.weights, config.sampling.temperature) == (5, "int8", 0.7)
 
 
+def test_a_tuned_forecaster_draws_and_pays_as_it_did_before(monkeypatch, tmp_path):
+    forecaster, asked = jaxlv.Forecaster("embedded", pays=False, progress=False, temperature=0.7), {}
+    monkeypatch.setattr("jaxlv.studies.train.train", lambda *given, **named: None)
+    monkeypatch.setattr("jaxlv.runs.run.load_run", lambda folder: None)
+    monkeypatch.setattr(jaxlv.api, "open_model", lambda *given, **named: asked.update(named) or known(one))
+    forecaster.fit(np.sin(np.arange(40.0)) + 2, out=tmp_path / "run")
+    assert asked == {"pays": False} and forecaster.sampler.sampling.temperature == 0.7
+
+
 def test_the_model_sees_prey_first_and_the_caller_gets_names_back():
     turned = YEARS[["year", "lynx", "hare"]]
     forecaster = forecaster_of(ramp)
@@ -193,6 +202,7 @@ def test_the_context_is_what_the_model_has_read_or_what_is_asked():
     with pytest.warns(JaxlvWarning, match="the last 809 of 2000 steps are the context"):
         forecaster.predict(values, horizon=10, samples=1)
     assert asked_of(forecaster).request.context == 4096 // 5 - 10 == 809
+    assert forecaster.predict(values[:809], horizon=10, samples=1).notes == ()  # all steps are the context
     forecaster.predict(values, horizon=10, samples=1, context=7)
     given = asked_of(forecaster).series
     assert given.values_NTV[0, :, 0].tolist() == list(range(1994, 2001)) and asked_of(forecaster).request.context == 7

@@ -467,12 +467,15 @@ def test_the_narrowest_settings_are_greedy(settings):
 
 
 def test_a_long_vocabulary_is_drawn_by_its_probabilities():
-    """Two and a half blocks: a likely token among unlikely ones, many tokens of equal chance, and a last block cut short."""
+    """Two and a half blocks: a likely token among unlikely ones, many tokens of equal chance, and a last block cut short, in
+    which another token is likely.
+    """
     size = 2 * drawing.BLOCK + drawing.BLOCK // 2
     logits_V = np.full(size, -4.0, np.float32)
     logits_V[7] = 5.0  # the largest of all, yet its block has less of the probability than the next
     logits_V[drawing.BLOCK : 2 * drawing.BLOCK] = 0.0
     logits_V[2 * drawing.BLOCK :] = np.linspace(-2, 1, drawing.BLOCK // 2)
+    logits_V[2 * drawing.BLOCK + 5] = 4.5
     p_V = np.asarray(jax.nn.softmax(logits_V), float)
     draws = 20_000
     keys = jax.random.split(jax.random.key(0), draws)
@@ -488,7 +491,8 @@ def test_a_long_vocabulary_is_drawn_by_its_probabilities():
     place_V = np.arange(size)
     assert_shares(place_V // drawing.BLOCK, "blocks")
     assert_shares(place_V // 32, "runs of tokens")
-    assert_shares(np.where(place_V == 7, 1, 0), "the likely token")
+    for likely in (7, 2 * drawing.BLOCK + 5):
+        assert_shares(np.where(place_V == likely, 1, 0), f"token {likely}")
 
 
 def test_a_block_and_the_token_within_it_are_drawn_by_keys_of_their_own():

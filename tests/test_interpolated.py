@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.interpolate import CubicSpline
 
 from jaxlv.config import RunConfig
+from jaxlv.data import filling
 from jaxlv.data.filling import interpolated
 from jaxlv.data.series import from_arrays
 from jaxlv.forecasting import robustness
@@ -57,6 +59,51 @@ def test_values_that_nothing_tells_are_bridged_by_lines():
     mixed_T = without(SMOOTH_T, 3, 9, 10, 11, 12)
     same = filled(mixed_T) == lines(mixed_T)
     assert np.flatnonzero(~same).tolist() == [3]
+
+
+@pytest.mark.parametrize(
+    ("values", "smooth"),
+    [
+        ((5, 9, 8, 7, 9, 8, 5, 4, 2, 1, 1, 3, 3, 4), False),  # though it is by the first third, and by two of them
+        ((6, 5, 10, 10, 9, 11, 5, 2, 2, 1, 2, 2, 3, 5), False),  # by the last third
+        ((4, 7, 11, 13, 10, 7, 4, 3, 3, 2, 2, 2, 3, 9), True),  # though it is not by the first third, nor by two
+        ((5, 8, 8, 8, 11, 10, 5, 2, 1, 2, 2, 2, 3, 4), True),  # by the last third
+        ((4, 7, 10, 13, 11, 7, 4, 2, 2, 1, 2, 2, 3, 5), False),  # though it is by the halves
+    ],
+)
+def test_every_third_of_the_values_has_a_say(values, smooth):
+    """The error of a curve of the others, over that of lines, is computed here without limits, which none of them meets."""
+    steps, known_T, thirds = np.arange(len(values)), np.array(values, float), []
+    for turn in (1, 2, 3):
+        out = steps[turn:-1:3]
+        rest = np.setdiff1d(steps, out)
+        curve = np.exp(CubicSpline(rest, np.log(known_T[rest]))(out))
+        thirds.append([np.abs(curve - known_T[out]), np.abs(np.interp(out, rest, known_T[rest]) - known_T[out])])
+
+    def better(*some: Any) -> bool:
+        curve, line = (np.concatenate(errors).mean() for errors in zip(*some, strict=True))
+        return bool(curve < 0.8 * line)
+
+    assert better(*thirds) is smooth is filling._is_smooth(steps, known_T)
+    assert (better(thirds[0]) is better(*thirds[:2]) is not smooth) or better(thirds[2]) is not smooth
+
+
+def test_a_curve_is_drawn_through_eight_values_and_no_fewer():
+    for steps, curved in ((9, True), (8, False)):
+        growing_T = 2.0 ** np.arange(steps)
+        found = filled(without(growing_T, 3))[3]
+        assert found == pytest.approx(8 if curved else 10)  # on a line of logarithms, or on one of values
+
+
+def test_a_curve_ends_half_the_range_beyond_the_values_and_at_half_the_least():
+    """A jump from 10 to 100 and back: the curve would rise above 145, and fall below 5."""
+    jump = np.array([10.0, 10, 100, 100, 10, 10])
+    known = np.array([0, 1, 2, 6, 7, 8])
+    assert filling._curve(known, jump, np.array([4])).tolist() == pytest.approx([145])
+    fall = np.array([100.0, 100, 10, 10, 100, 100])
+    assert filling._curve(known, fall, np.array([4])).tolist() == pytest.approx([5])
+    below = jump - 50
+    assert filling._curve(known, below, np.array([4])).tolist() == [95] and filling._curve(known, -below, [4]) == [-95]
 
 
 def test_each_variable_is_bridged_in_its_own_way():

@@ -19,7 +19,7 @@ from jaxlv.forecasting.panels import panel_of
 from jaxlv.published.protocols import PROTOCOLS
 from jaxlv.report import evaluation, folders, probe, runs, side_by_side, sweeps
 from jaxlv.report import reproduced as page_of_paper
-from jaxlv.report.format import MISSING, duration, number, percent
+from jaxlv.report.format import MISSING, duration, number, percent, shortened, text
 from jaxlv.results.folders import Run
 from jaxlv.results.papers import Reproduction
 from jaxlv.results.probe import Probe
@@ -102,12 +102,22 @@ def test_the_bill_names_its_figures():
         ("Training steps", "1,234"), ("Tokens trained on", "567,890"), ("Training time", "2 h 3 min"),
         ("Trainable parameters", "24,576"), ("Device", "CPU"), ("Peak memory", "3.00 GiB"),
     ]  # fmt: skip
-    assert [duration(seconds) for seconds in (9.5, 61.0, 3599.0, 3661.0)] == [
+    assert [duration(seconds) for seconds in (9.5, 61.0, 90.0, 3599.0, 3661.0)] == [
         "9.50 s",
         "1 min 1 s",
+        "1 min 30 s",
         "1 h 0 min",
         "1 h 1 min",
     ]
+
+
+def test_shares_are_never_rounded_up_to_all_and_zero_has_no_sign():
+    assert [percent(share) for share in (0.5, 0.996, 0.9994, 0.99951, 1.0)] == ["50.0", "99.6", "99.9", "99.9", "100"]
+    assert [text(value, "signed") for value in (0.25, 0.0, -0.25)] == ["+0.250", "0", "−0.250"]
+
+
+def test_a_long_list_is_told_by_its_length_and_its_ends():
+    assert shortened(list(range(5, 18))) == "13: 5, 6, 7, 8, …, 17" and shortened([5] * 12) == ", ".join(["5"] * 12)
 
 
 def test_the_series_that_are_shown_are_at_the_ranks_that_their_words_say():
@@ -248,6 +258,10 @@ def test_a_run_says_its_best_validation():
         f" {number(one['validation_loss'])} nats per token, a perplexity of 1.50, forecast MAE {number(one['forecast_mae'])}"
         " raw units."
     )
+    planned = "The run has not ended: 400 steps are planned."
+    for ended in (True, False):
+        details = RunDetails(steps=400, ended=ended)
+        assert (planned in runs.reached(Run("a", {}, Outcome.read(one, "sweep.json"), details=details))) is not ended
     split = RunDetails(split={"train": {"1": "", "2": ""}, "test": {"3": ""}})
     section = runs.settings(Run("a", {"lora.rank": 2}, Outcome.read(one, "sweep.json"), details=split))
     pairs = {name: text for block in section.blocks for name, text in block.pairs}

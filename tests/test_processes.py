@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -345,6 +346,31 @@ def test_others_end_as_process_0_has_ended(as_process, monkeypatch, capsys):
         with pytest.raises(SystemExit, match=expected):
             processes.agreed(1) if number else processes.leave(3)
     assert capsys.readouterr().err == "process 2: process 0 has ended: its last line says why\n"
+
+
+def test_patience_is_for_several_processes_and_ends_with_what_is_heard(as_process, monkeypatch):
+    """Of 0 seconds there is no end; a decision is a sign of life."""
+    watching: list[float] = []
+    started = lambda target, args, **named: SimpleNamespace(start=lambda: watching.append(args[1]))  # noqa: E731
+    monkeypatch.setattr(processes.threading, "Thread", started)
+    for count, patience in ((1, 5.0), (3, 0.0), (3, 7.0)):
+        as_process(0)
+        processes._group.count = count
+        with processes.watched(patience, "go on"):
+            pass
+    assert watching == [7.0]
+    processes._group.heard = 0.0
+    processes.agreed("a")
+    assert processes._group.heard > 0
+
+
+def test_a_process_that_leaves_takes_its_copies_with_it(as_process, monkeypatch, tmp_path):
+    monkeypatch.setattr(processes.os, "_exit", lambda code: None)
+    as_process(1)
+    processes._group.scratch = tmp_path / "copies"
+    (tmp_path / "copies" / "0").mkdir(parents=True)
+    processes.leave(3)
+    assert not (tmp_path / "copies").exists()
 
 
 def test_each_process_but_the_first_writes_into_copies_of_its_own(as_process, tmp_path, monkeypatch):

@@ -367,3 +367,25 @@ def test_the_pools_median_is_scored(data, monkeypatch):
     monkeypatch.setattr(scoring, "pool_of", lambda model, forecast, series, request: forecast)
     unasked: Any = None
     assert scoring.pool_row(part, chosen, unasked, found, EvaluateConfig()).mae == 0
+
+
+def test_a_step_of_which_the_text_shows_a_part_is_neither_context_nor_truth():
+    part = replace(PROTOCOLS["rai"].parts[0], context=4, horizon=2)
+    data = series.from_arrays(np.arange(10.0)[None, :, None].repeat(2, axis=2))
+    for shown, first in ((0, 4), (3, 5)):
+        context, truth = scoring.spans(replace(part, shown=shown), data)
+        assert context[0, :, 0].tolist() == [0, 1, 2, 3] and truth[0, :, 0].tolist() == [first, first + 1]
+
+
+def test_the_steps_that_are_scored_are_those_of_the_measure_that_takes_most():
+    part = replace(
+        PROTOCOLS["rai"].parts[0],
+        context=4,
+        horizon=4,
+        measures=tuple(Measure(f"m{n}", "w", "mae", steps=n) for n in (3, 2)),
+    )
+    data = series.from_arrays(np.arange(20.0).reshape(1, 10, 2) + 1)
+    made = {"tuned": Forecast.of(data, 4, np.ones((1, 5, 4, 2)), {})}
+    found = scoring.paper_figures(PROTOCOLS["rai"], part, made, data, "context")
+    assert "4 of forecast, of which the first 3 are scored." in found.words and "this run drew 5 samples" in found.words
+    assert found.part.protocol.samples == 5

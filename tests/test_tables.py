@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import records
 from drawn import at, bold, cells, check, interval, listing, tables, values
 
-from jaxlv.report import evaluation, papers, stress
+from jaxlv.report import evaluation, papers, stress, terminal
 from jaxlv.report.format import MISSING, number, percent
+from jaxlv.report.table import NAME, Table
 from jaxlv.results.papers import Comparison, PartResult
+from jaxlv.results.quantities import Quantity
 from jaxlv.results.scores import Evaluation
 from jaxlv.results.stress import Stress
 
@@ -259,6 +263,19 @@ def test_a_stress_test_shows_each_method_under_each_condition():
                 assert wanted.items() <= errors[name].items()
             shares = {name: percent(own[name]["coverage"]["80"]) for name in ("tuned", "untuned")}
             assert {name: found[level] for name, found in inside.items()} == shares
+
+
+def test_errors_of_conditions_with_fewer_series_say_how_few():
+    one = Stress.read(records.stress(), "stress.json").conditions[0]
+    fewer, many = (replace(one, series=tuple(range(count))) for count in (3, 5))
+    for entries, told in (((many, fewer), "over 3 to 5 series"), ((many, many), "over 5 series")):
+        assert told in stress.error_tables("noise", entries)[0].caption
+
+
+def test_a_name_is_cut_if_it_is_longer_than_the_longest():
+    rows = {"a" * terminal.NAME: {"mae": 1.0}, "b" * (terminal.NAME + 1): {"mae": 2.0}}
+    *_, whole, cut = terminal.table(Table("", "", rows, [NAME, Quantity("mae")])).splitlines()
+    assert whole.split()[0] == "a" * terminal.NAME and cut.split()[0] == "b" * (terminal.NAME - 1) + "."
 
 
 def blocks_of(result: Stress) -> list[str]:
