@@ -67,8 +67,8 @@ def test_the_room_of_a_context_is_what_was_read_less_the_horizon():
     assert given.room(of_room(205), "m", None, 1, 6) == 41 - 6 and given.room(of_room(205), "m", None, 2, 30) == 2
     assert given.room(of_room(4096), "embedded", None, 2, 0) == given.LONGEST // 10
     for length, room in ((96, given.LONGEST), (2000, 2000), (9000, 4096)):
-        finished: Any = SimpleNamespace(config=replace(RunConfig(), windows=WindowConfig(length)))
-        assert given.room(of_room(4096), "r", finished, 2, 0) == room // 10
+        trained = replace(RunConfig(), windows=WindowConfig(length))
+        assert given.room(of_room(4096), "r", trained, 2, 0) == room // 10
 
 
 def test_windows_that_are_left_out_for_another_reason_do_not_count_as_seen():

@@ -28,15 +28,10 @@ PAIR = ("prey", "predator")
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The configs of the bases that are loaded, and the names by which adapters are; neither is there."""
+    """The settings of the bases that are opened, and the names by which adapters are; neither is there."""
     found: list[Any] = []
-    model = known()
-
-    def load_base(config: RunConfig, trains: bool) -> Any:
-        found.append(config)
-        return Path("/base"), None, "params", model.alphabet
-
-    monkeypatch.setattr(sources, "load_base", load_base)
+    base = replace(known(), model=SimpleNamespace(folder="/base"), variables={"params": "params"})  # type: ignore[arg-type]
+    monkeypatch.setattr(sources, "open_base", lambda settings: found.append(settings) or base)
     monkeypatch.setattr(subjects, "resolve", lambda name, revision: found.append((name, revision)))
     monkeypatch.setattr(subjects, "hub_revision", lambda place: "")
     monkeypatch.setattr(subjects, "load_adapter", lambda folder, model, name: found.append((folder, name)) or "lora")
@@ -46,10 +41,10 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_a_bare_model_is_opened_as_was_said(loaded):
     bare = Bare(scale="liu", decimals=4, dtype="bfloat16", weights="int8", revision="r")
     found = open_subject(Asked("m", TEN, bare=bare, handling=Handling("mark")))
-    (name, config) = loaded
+    (name, settings) = loaded
     assert name == ("m", "r")
-    assert config.model == ModelSettings(path="m", dtype="bfloat16", weights="int8", revision="r")
-    assert found.handling == Handling("mark") and found.choice == Choice(config.model) and found.run is None
+    assert settings == ModelSettings(path="m", dtype="bfloat16", weights="int8", revision="r")
+    assert found.handling == Handling("mark") and found.choice == Choice(settings) and found.run is None
     codec = found.bare["untuned"].codec
     assert (codec.scale, codec.decimals, list(found.bare)) == ("liu", 4, ["untuned"])
 
