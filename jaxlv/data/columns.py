@@ -7,7 +7,6 @@ Axes: R rows, T steps, V variables.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ import pandas as pd
 
 from jaxlv.data.arrays import VARIABLES
 from jaxlv.data.clock import Clock, Repeated, is_time, read_clock
+from jaxlv.data.doubts import refuse_counter, refuse_sideways
 from jaxlv.data.frames import Choice, Origin, is_numeric, is_text, name_of, not_a_number, take, tidy
 from jaxlv.data.limits import MOST_VARIABLES, PER_SERIES, check_count, clean_name, clean_names
 from jaxlv.data.moments import are_moments, at_row, parsed
@@ -102,8 +102,10 @@ def _roles(table: pd.DataFrame, choice: Choice, where: Any, notes: list[str]) ->
         raise JaxlvError(
             "no column of numbers to forecast", where=where, expected="a variable", found=f"columns {found}", hint=hint
         )
+    if wanted is None:
+        refuse_sideways(numeric, where)
     if wanted is None and time is None:
-        _refuse_counter(table, numeric, where)
+        refuse_counter(table, numeric, _rows_of(table, id_name), where)
     return Roles(id_name, time, numeric if wanted is None else wanted), table
 
 
@@ -282,23 +284,6 @@ def _is_part(column: pd.Series, moments: pd.DatetimeIndex, part: str) -> bool:
     own = moments.isocalendar().week.to_numpy(int) if part == "week" else np.asarray(getattr(moments, part))
     off = column.to_numpy(float, na_value=np.nan) - own
     return bool(np.isfinite(off).all() and (off == off[0]).all())
-
-
-def _refuse_counter(table: pd.DataFrame, numeric: list[str], where: Any) -> None:
-    """Raises JaxlvError if a column may be times, though it is not called so, or if the columns are years."""
-    years = [name for name in numeric if re.fullmatch(r"[A-Za-z_.]{0,2}(1[5-9]|20)\d\d", name)]
-    if len(years) > max(2, len(numeric) / 2):
-        hint = "turn the table, so that each row is a year and each column a series (in pandas: frame.set_index(...).T)"
-        raise JaxlvError(
-            "its columns are years", where=where, expected="a row for each time", found=", ".join(years), hint=hint
-        )
-    for name in numeric if len(numeric) > 1 else []:
-        values = table[name].to_numpy(float, na_value=np.nan)
-        steps, of_years = np.diff(values), bool(((values > 1000) & (values < 2200)).all())
-        if len(steps) >= (2 if of_years else 3) and steps[0] > 0 and np.allclose(steps, steps[0], rtol=1e-6):
-            hint = f"--time {name} (time=), or --columns {','.join(numeric)} (columns=) if it is a variable"
-            expected = "a name such as year"
-            raise JaxlvError(f"{name} grows in equal steps: is it the time", where=where, expected=expected, hint=hint)
 
 
 # ------------------------------------------------------------------------------------------------------ series

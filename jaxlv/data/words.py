@@ -48,6 +48,11 @@ CALENDAR = {
     "yday": "day_of_year", "week": "week", "week_of_year": "week",
 }  # fmt: skip
 """Names of columns that repeat a part of a date, with pandas' name of that part."""
+MONTHS = frozenset(
+    ("january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
+     "december", "jan", "feb", "mar", "apr", "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec")
+)  # fmt: skip
+QUARTERS = frozenset(("q1", "q2", "q3", "q4"))
 ROW_NUMBERS = ("", "unnamed:_0", "index", "rownames", "row_names", "row", "rowid", "row_number", "x1", "...1", "obs")
 MISSING = frozenset(
     ["", "na", "n/a", "nan", "null", "none", "-", "--", ".", "..", "?", "missing", "#n/a", "<na>", "nd", "n.d.", "-nan",
