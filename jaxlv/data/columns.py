@@ -27,6 +27,7 @@ from jaxlv.data.words import (
     CALENDAR,
     IDS,
     KINDS,
+    PERHAPS_IDS,
     PERHAPS_TIMES,
     PLACES,
     PREDATORS,
@@ -144,7 +145,7 @@ def _id(
     If several are named so, it is the one within which the others do not change; if times repeat unless all are taken, it is
     a new column of them all. Raises JaxlvError, with the choices, if that does not decide.
     """
-    named = [name for name in free if is_of_ids(name) and (is_text(table[name]) or _repeats(table[name]))]
+    named = [name for name in free if is_of_ids(name) and (is_text(table[name]) or _tells_apart(table, name, time, kind))]
     found = named or _texts_of_ids(table, free, time, kind)
     if len(found) <= 1:
         return (found[0] if found else None), table
@@ -182,6 +183,23 @@ def _texts_of_ids(table: pd.DataFrame, free: list[str], time: str | None, kind: 
         name for name in texts
         if _repeats(table[name]) and table[name].nunique() > 1 and not set(table[name].dropna().str.casefold()) <= ANSWERS
     ]  # fmt: skip
+
+
+def _tells_apart(table: pd.DataFrame, name: str, time: str | None, kind: str | None) -> bool:
+    """Tells whether a column of numbers that is called as ids are may be ids: it repeats, and, if a count may be called so,
+    it holds whole numbers, in blocks of rows or each with times that other numbers have, too.
+    """
+    column = table[name]
+    if not _repeats(column) or not is_called(name, PERHAPS_IDS):
+        return _repeats(column)
+    values = column.to_numpy(float, na_value=np.nan)
+    if not (values == np.round(values)).all():
+        return False
+    times = [one for one in table.columns if (one == time if time is not None else is_of_time(one))][:1]
+    rows = [*times, *([kind] if kind else [])]
+    if times:
+        return bool(table.duplicated(rows).any() and not table.duplicated([name, *rows]).any())
+    return bool((np.diff(values) != 0).sum() == column.nunique() - 1 and column.value_counts().min() > 1)
 
 
 def _repeats(column: pd.Series) -> bool:

@@ -18,7 +18,20 @@ import pandas as pd
 from jaxlv.data.clock import is_time
 from jaxlv.data.limits import Room, clean_name
 from jaxlv.data.moments import are_moments, at_row
-from jaxlv.data.words import KINDS, NUMBER, ROW_NUMBERS, is_adorned, is_missing, is_of_ids, is_of_time, key_of, plain
+from jaxlv.data.words import (
+    KINDS,
+    NUMBER,
+    PERHAPS_IDS,
+    ROW_NUMBERS,
+    is_adorned,
+    is_called,
+    is_missing,
+    is_of_ids,
+    is_of_time,
+    key_of,
+    loses,
+    plain,
+)
 from jaxlv.errors import JaxlvError
 
 
@@ -182,12 +195,12 @@ def _typed(table: pd.DataFrame, choice: Choice, where: Any, notes: list[str]) ->
 
 def _of_objects(column: pd.Series, name: str, as_ids: bool, where: Any) -> pd.Series | None:
     """Returns a column of objects as numbers, dates or texts; None if it has others."""
-    cells = column.tolist()
+    cells, is_id = column.tolist(), as_ids and not is_of_time(name) and not is_called(name, PERHAPS_IDS)
     if all(one is None or type(one) is str for one in cells):  # each text is looked at once
-        kept = {one: _cell(one) for one in {*cells}}
+        kept = {one: _cell(one, is_id) for one in {*cells}}
         cells = [kept[one] for one in cells]
     else:
-        cells = [_cell(one) for one in cells]
+        cells = [_cell(one, is_id) for one in cells]
     known = [one for one in cells if one is not None]
     if all(isinstance(one, bool) for one in known):
         return pd.Series([None if one is None else str(one) for one in cells], dtype=object)
@@ -200,6 +213,7 @@ def _of_objects(column: pd.Series, name: str, as_ids: bool, where: Any) -> pd.Se
     texts = [None if one is None else one if isinstance(one, str) else f"{one:.17g}" for one in cells]
     numeric = [one is None or bool(NUMBER.fullmatch(one)) for one in texts]
     if all(numeric):
+        as_ids = as_ids and (not is_called(name, PERHAPS_IDS) or any(loses(name, one) for one in texts if one is not None))
         return (
             pd.Series(texts, dtype=object) if as_ids else _of_numbers([None if one is None else float(one) for one in texts])
         )
@@ -208,12 +222,12 @@ def _of_objects(column: pd.Series, name: str, as_ids: bool, where: Any) -> pd.Se
     return pd.Series(texts, dtype=object)
 
 
-def _cell(one: Any) -> Any:
-    """Returns a cell as a number, date or text of Python; None if it is missing."""
+def _cell(one: Any, is_id: bool = False) -> Any:
+    """Returns a cell as a number, date or text of Python; None if it is missing. A text that is an id stays as it is."""
     if isinstance(one, bytes):
         one = one.decode("utf-8", "surrogateescape")
     if isinstance(one, str):
-        return None if is_missing(one.strip()) else plain(one.strip())
+        return None if is_missing(one.strip()) else one.strip() if is_id else plain(one.strip())
     if one is None or one is pd.NaT or one is pd.NA:
         return None
     if isinstance(one, (bool, np.bool_)):
