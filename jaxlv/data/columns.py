@@ -18,7 +18,7 @@ from jaxlv.data.arrays import VARIABLES
 from jaxlv.data.clock import Clock, Repeated, is_time, read_clock
 from jaxlv.data.doubts import refuse_counter, refuse_sideways
 from jaxlv.data.frames import Choice, Origin, is_numeric, is_text, name_of, not_a_number, take, tidy
-from jaxlv.data.limits import MOST_VARIABLES, PER_SERIES, check_count, clean_name, clean_names
+from jaxlv.data.limits import MOST_SEPARATE, MOST_VARIABLES, PER_SERIES, check_count, clean_name, clean_names
 from jaxlv.data.moments import are_moments, at_row, parsed
 from jaxlv.data.observations import Observations
 from jaxlv.data.series import Layout
@@ -65,7 +65,7 @@ def observed(frame: pd.DataFrame, where: Any, choice: Choice = AUTO, source: dic
     table, choice = tidy(frame, where, choice, notes)
     roles, table = _roles(table, choice, where, notes)
     if roles.kind is not None:
-        table, roles = _widened(table, roles, where)
+        table, roles = _widened(table, roles, choice, where)
         where = replace(where, lines=None) if isinstance(where, Origin) else where  # rows are no lines any more
     return _built(table, roles, choice, where, source or {}, notes)
 
@@ -86,6 +86,8 @@ def _roles(table: pd.DataFrame, choice: Choice, where: Any, notes: list[str]) ->
     if id_name is None:
         id_name, table = _id(table, free, time, kind, where, notes)
         free = [name for name in free if name != id_name and name in table.columns]
+    if id_name is not None:
+        _check_ids(table[id_name], id_name, where)
     if time is None:
         time = _time(table, id_name, kind, free, wanted is not None, where)
         free = [name for name in free if name != time]
@@ -307,7 +309,7 @@ def _is_part(column: pd.Series, moments: pd.DatetimeIndex, part: str) -> bool:
 # ------------------------------------------------------------------------------------------------------ series
 
 
-def _widened(table: pd.DataFrame, roles: Roles, where: Any) -> tuple[pd.DataFrame, Roles]:
+def _widened(table: pd.DataFrame, roles: Roles, choice: Choice, where: Any) -> tuple[pd.DataFrame, Roles]:
     """Returns a long table as a wide one: a row for each series and time, a column for each variable."""
     assert roles.kind is not None and roles.value is not None
     keys = [name for name in (roles.id, roles.time) if name is not None]
@@ -315,8 +317,8 @@ def _widened(table: pd.DataFrame, roles: Roles, where: Any) -> tuple[pd.DataFram
         table = table.assign(**{"step ": table.groupby([*keys, roles.kind], sort=False).cumcount()})
         keys.append("step ")
     codes, kinds = pd.factorize(table[roles.kind].astype(str))
-    if len(kinds) > MOST_VARIABLES:
-        check_count(len(kinds), at_row(where, int(np.argmax(codes == MOST_VARIABLES))))
+    if len(kinds) > (most := _most(choice)):
+        check_count(len(kinds), at_row(where, int(np.argmax(codes == most))), most=most)
     names = _cleaned(codes, kinds, where, "name of a variable")
     if table.duplicated([*keys, roles.kind]).any():
         double = table[table.duplicated([*keys, roles.kind])].iloc[0]
@@ -325,18 +327,20 @@ def _widened(table: pd.DataFrame, roles: Roles, where: Any) -> tuple[pd.DataFram
     place = table.groupby(keys, sort=False).ngroup().to_numpy()
     take(where, 8 * len(names) * (int(place.max()) + 1))
     wide = table.drop_duplicates(keys)[keys].reset_index(drop=True)
-    for name in names:
-        held = codes == names.index(name)
-        column = np.full(len(wide), np.nan)
-        column[place[held]] = table.loc[held, roles.value].to_numpy(float)
-        wide[name] = column
+    values_RV = np.full((len(wide), len(names)), np.nan)
+    values_RV[place, codes] = table[roles.value].to_numpy(float, na_value=np.nan)
+    wide = pd.concat([wide, pd.DataFrame(values_RV, columns=names)], axis=1)
     return wide, Roles(roles.id, roles.time, names, roles.kind, roles.value)
+
+
+def _most(choice: Choice) -> int:
+    return MOST_SEPARATE if choice.separate else MOST_VARIABLES
 
 
 def _built(
     table: pd.DataFrame, roles: Roles, choice: Choice, where: Any, source: dict[str, Any], notes: list[str]
 ) -> Observations:
-    names = clean_names(roles.variables, where)
+    names = clean_names(roles.variables, where, most=_most(choice))
     if choice.columns is None:
         ordered, variables = in_order(names, roles.variables, notes)
         names = tuple(ordered)
@@ -392,11 +396,18 @@ def _floats(column: pd.Series, name: str, where: Any) -> np.ndarray:
     return values + 0.0  # -0.0 becomes 0.0: the text format has no sign
 
 
-def _ids(column: pd.Series, name: str, where: Any) -> tuple[np.ndarray, list[Any]]:
-    """Returns the number of each row's series, and the ids: whole numbers or texts, in ascending order if numbers."""
+def _check_ids(column: pd.Series, name: str, where: Any) -> None:
+    """Raises JaxlvError if a row has no id."""
     if column.isna().any():
         row = int(np.argmax(column.isna()))
-        raise JaxlvError(f"{name} is missing", where=at_row(where, row), expected="an id: every row names its series")
+        expected, hint = "an id: every row names its series", "merged cells are written into each row"
+        if row and column.isna().mean() < 0.5:
+            hint = "name another column by --id (id=), or fill it in"
+        raise JaxlvError(f"{name} is missing", where=at_row(where, row), expected=expected, hint=hint)
+
+
+def _ids(column: pd.Series, name: str, where: Any) -> tuple[np.ndarray, list[Any]]:
+    """Returns the number of each row's series, and the ids: whole numbers or texts, in ascending order if numbers."""
     values = column
     if is_numeric(column) and not (pd.api.types.is_integer_dtype(column.dtype) and int(column.abs().max()) >= 2**53):
         numbers = column.to_numpy(float)

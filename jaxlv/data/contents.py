@@ -17,7 +17,7 @@ from jaxlv.data.arrays import VARIABLES, as_float64, check_dtype, check_shape, s
 from jaxlv.data.clock import Clock, read_clock
 from jaxlv.data.columns import AUTO, in_order, observed
 from jaxlv.data.frames import Choice, Origin
-from jaxlv.data.limits import clean_name, clean_names
+from jaxlv.data.limits import MOST_SEPARATE, MOST_VARIABLES, clean_name, clean_names
 from jaxlv.data.observations import Observations
 from jaxlv.data.series import NO_COLUMNS, Layout
 from jaxlv.data.words import IDS, TIMES, key_of
@@ -186,7 +186,8 @@ def of_arrays(
     if axes < 3:
         array = array[None, :, None] if axes == 1 else array[None]
     N, T, V = _checked(array, axes, where)
-    names = clean_names(default_names(V) if variables is None else variables, where)
+    most = MOST_SEPARATE if choice.separate else MOST_VARIABLES
+    names = clean_names(default_names(V) if variables is None else variables, where, most=most)
     if len(names) != V:
         raise JaxlvError("names do not fit the variables", where=where, expected=f"{V} names", found=", ".join(names))
     labels = list(range(N)) if ids is None else _labels(np.asarray(ids), N, where)

@@ -88,7 +88,7 @@ def tidy(frame: pd.DataFrame, where: Any, choice: Choice, notes: list[str]) -> t
     if not frame.columns.is_unique:
         double = frame.columns[frame.columns.duplicated()][0]
         raise JaxlvError("two columns have one name", where=where, found=str(double) or "no name")
-    frame, choice = _with_index(frame, choice)
+    frame, choice = _with_index(frame, choice, notes)
     table = _typed(_named(frame, where), choice, where, notes)
     return _joined(_without_row_numbers(table, choice, notes), choice, notes), choice
 
@@ -111,11 +111,11 @@ def is_text(column: pd.Series) -> bool:
 # ------------------------------------------------------------------------------------------------------- names
 
 
-def _with_index(frame: pd.DataFrame, choice: Choice) -> tuple[pd.DataFrame, Choice]:
+def _with_index(frame: pd.DataFrame, choice: Choice, notes: list[str]) -> tuple[pd.DataFrame, Choice]:
     """Returns the frame with its index as columns, if that says something."""
     index = frame.index
     if isinstance(index, pd.MultiIndex):
-        return _with_levels(frame, index, choice)
+        return _with_levels(frame, index, choice, notes)
     if index.name is not None and key_of(index.name) in map(key_of, frame.columns):
         return frame.reset_index(drop=True), choice
     if isinstance(index, pd.TimedeltaIndex):
@@ -140,22 +140,32 @@ def _tells_times(index: pd.Index) -> bool:
     return is_time(index.to_series(), np.zeros(len(index), int))
 
 
-def _with_levels(frame: pd.DataFrame, index: pd.MultiIndex, choice: Choice) -> tuple[pd.DataFrame, Choice]:
-    """Returns a frame whose index has several levels with these as columns: times, and ids if there is one more."""
-    plain_names = [
+def _with_levels(frame: pd.DataFrame, index: pd.MultiIndex, choice: Choice, notes: list[str]) -> tuple[pd.DataFrame, Choice]:
+    """Returns a frame whose index has several levels with these as columns: times, and ids of the others that differ."""
+    names = [
         name if name is not None else ("time" if i == index.nlevels - 1 else f"level_{i}_id" if i else "series")
         for i, name in enumerate(index.names)
     ]
-    frame = frame.set_axis(index.set_names(plain_names), axis=0).reset_index()
-    if choice.id is None and choice.time is None and len(plain_names) == 2:
-        dated = [
-            pd.api.types.is_datetime64_any_dtype(index.levels[i].dtype) or isinstance(index.levels[i].dtype, pd.PeriodDtype)
-            for i in range(2)
-        ]
-        called = [is_of_time(name) for name in plain_names]
-        time = dated.index(True) if sum(dated) == 1 else called.index(True) if sum(called) == 1 else 1
-        choice = replace(choice, id=str(plain_names[1 - time]), time=str(plain_names[time]))
-    return frame, choice
+    frame = frame.set_axis(index.set_names(names), axis=0).reset_index()
+    if choice.id is not None or choice.time is not None:
+        return frame, choice
+    dated = [_holds_dates(level) for level in index.levels]
+    called = [is_of_time(name) for name in names]
+    time = dated.index(True) if sum(dated) == 1 else called.index(True) if sum(called) == 1 else len(names) - 1
+    others = [name for i, name in enumerate(names) if i != time]
+    still = [name for name in others if frame[name].nunique(dropna=False) == 1]
+    others = [name for name in others if name not in still[: len(others) - 1]]
+    frame = frame.drop(columns=[name for name in still if name not in others])
+    if len(others) > 1:
+        together = " ".join(map(str, others))
+        notes.append(f"series are told apart by {' and '.join(map(str, others))}")
+        joined = frame[others].astype(str).agg(" ".join, axis=1)
+        frame, others = frame.drop(columns=others).assign(**{together: joined}), [together]
+    return frame, replace(choice, id=str(others[0]), time=str(names[time]))
+
+
+def _holds_dates(level: pd.Index) -> bool:
+    return pd.api.types.is_datetime64_any_dtype(level.dtype) or isinstance(level.dtype, pd.PeriodDtype)
 
 
 def _named(frame: pd.DataFrame, where: Any) -> pd.DataFrame:
@@ -179,6 +189,8 @@ def _typed(table: pd.DataFrame, choice: Choice, where: Any, notes: list[str]) ->
         column = table[name]
         if pd.api.types.is_complex_dtype(column.dtype):
             raise JaxlvError(f"{name_of(name)} is complex", where=where, expected="real numbers")
+        if pd.api.types.is_timedelta64_dtype(column.dtype):
+            column = column.dt.total_seconds()
         if isinstance(column.dtype, pd.CategoricalDtype):
             column = column.astype(column.cat.categories.dtype if is_numeric(pd.Series(column.cat.categories)) else object)
         if is_text(column):

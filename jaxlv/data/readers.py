@@ -85,7 +85,11 @@ def _checked_kind(path: Path, memory_cap: int) -> str:
         head = stream.read(2048 + 8)
         size = stream.seek(0, io.SEEK_END)
     if expected is None:
-        raise JaxlvError("unknown kind of file", where=path, expected=", ".join(FORMATS), found=path.suffix or "no suffix")
+        found_suffix = "".join(path.suffixes[-2:]) if suffix == ".gz" else path.suffix
+        hint = "text that is packed is called .csv.gz, or .tsv.gz" if suffix == ".gz" else None
+        raise JaxlvError(
+            "unknown kind of file", where=path, expected=", ".join(FORMATS), found=found_suffix or "no suffix", hint=hint
+        )
     found = _sniff(head)
     if found != CONTENTS.get(expected, expected) and suffix != ".xls":
         hint = "run `git lfs pull` to get the file itself" if "git-LFS" in found else None

@@ -113,8 +113,9 @@ def read_table(path: Path, room: Room, packed: bool, ids: str | None = None) -> 
         header, columns, lines = _read(path, form, room, packed, ids, [column.is_text for column in columns])
     for name, column in zip(header, columns, strict=True):
         _check_marks(name, column)
-    frame = pd.DataFrame({place: _series(column) for place, column in enumerate(columns)})
-    return Table(frame.set_axis(header, axis=1), Origin(path, room, lines), notes)
+    kept = [place for place, column in enumerate(columns) if header[place] or column.missing < len(lines)]
+    frame = pd.DataFrame({place: _series(columns[place]) for place in kept})
+    return Table(frame.set_axis([header[place] for place in kept], axis=1), Origin(path, room, lines), notes)
 
 
 class _Read(NamedTuple):
