@@ -205,3 +205,12 @@ def test_packed_text_without_its_kind_says_how_it_is_called(tmp_path):
     (tmp_path / "x.gz").write_bytes(b"\x1f\x8b")
     with pytest.raises(JaxlvError, match=r"text that is packed is called \.csv\.gz"):
         load_series(tmp_path / "x.gz")
+
+
+@pytest.mark.parametrize("name", ["valid_time", "obs_date", "Time (s)", "sampleYear"])
+@pytest.mark.parametrize("values", [VALUES_TV, VALUES_TV[None]])
+def test_an_array_of_times_is_found_by_a_word_in_its_name_as_a_column_is(name, values):
+    found = load_series({"x": values, name: np.array(YEARS)})
+    assert found.ids == (0,) and found.clock.labels(0, [3])[0] == 1903 and not found.notes
+    with pytest.raises(JaxlvError):  # no step of it is a time
+        load_series({"t2m": np.ones((3, 4, 2)), name: np.array(YEARS)})
