@@ -70,3 +70,29 @@ def test_a_choice_reads_them_all_the_same():
 def test_what_only_looks_a_little_like_it_is_read(frame):
     numbers = [name for name in frame.columns if name != "site"]
     assert len(load_series(frame).variables) == len(numbers)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("year,hare\n1900,many\n1901,3\n1902,4\n1903,5\n", ":2: hare is not a number; found 'many'"),
+        ("site,hare\na,many\na,3\na,4\n", ":2: hare is not a number; found 'many'"),
+        ("date,hare\n2001-01-01,many\n2001-01-02,3\n2001-01-03,4\n", ":2: hare is not a number; found 'many'"),
+        ("year,hare\n-,kg\n1901,3\n", ":2: year is missing"),
+        ("year,hare\n-,kg\n-,wet\n1901,3\n1902,3\n", ":2: year is missing"),
+    ],
+)
+def test_a_first_row_that_may_be_data_is_not_taken_as_units(text, said, tmp_path):
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(JaxlvError) as caught:
+        load_series(tmp_path / "x.csv")
+    assert said in str(caught.value)
+
+
+def test_units_are_told_and_lines_are_still_those_of_the_file(tmp_path):
+    (tmp_path / "x.csv").write_text("year,hare\n-,kg\n1900,3\n1901,4\n1902,5\n")
+    found = load_series(tmp_path / "x.csv")
+    assert found.notes == ("the row below the header is taken as units and skipped: -, kg",)
+    (tmp_path / "x.csv").write_text("year,hare\n-,kg\n1900,3\n1901,4\n1901,5\n")
+    with pytest.raises(JaxlvError, match=r"x\.csv:5: two rows with one year"):
+        load_series(tmp_path / "x.csv")

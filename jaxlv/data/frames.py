@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from jaxlv.data.clock import is_time
+from jaxlv.data.forms import SAMPLE, is_of_units, told_of_units
 from jaxlv.data.limits import Room, clean_name
 from jaxlv.data.moments import are_moments, at_row
 from jaxlv.data.words import (
@@ -88,7 +89,7 @@ def tidy(frame: pd.DataFrame, where: Any, choice: Choice, notes: list[str]) -> t
     if not frame.columns.is_unique:
         double = frame.columns[frame.columns.duplicated()][0]
         raise JaxlvError("two columns have one name", where=where, found=str(double) or "no name")
-    frame, choice = _with_index(frame, choice, notes)
+    frame, choice = _with_index(_without_units(frame, notes), choice, notes)
     table = _typed(_named(frame, where), choice, where, notes)
     return _joined(_without_row_numbers(table, choice, notes), choice, notes), choice
 
@@ -177,6 +178,20 @@ def _named(frame: pd.DataFrame, where: Any) -> pd.DataFrame:
     if double is not None:
         raise JaxlvError("two columns have one name", where=where, found=double or "no name")
     return frame.set_axis(names, axis=1)
+
+
+def _without_units(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """Returns the frame without a first row that has the units of its columns."""
+    if not any(is_text(frame.iloc[:, place]) for place in range(frame.shape[1])):
+        return frame
+    cells = [
+        ["" if one is None or one is pd.NaT or one != one else str(one).strip() for one in row]
+        for row in frame.iloc[:SAMPLE].astype(object).where(frame.iloc[:SAMPLE].notna(), None).to_numpy().tolist()
+    ]
+    if not is_of_units(cells, lambda cell: NUMBER.fullmatch(plain(cell)) is not None):
+        return frame
+    notes.append(told_of_units(cells[0]))
+    return frame.iloc[1:]
 
 
 # ------------------------------------------------------------------------------------------------------- types

@@ -20,10 +20,11 @@ import pandas as pd
 
 from jaxlv.data import hdf5, texts
 from jaxlv.data.arrays import check_dtype
-from jaxlv.data.forms import above_header
+from jaxlv.data.forms import above_header, is_of_units, told_of_units
 from jaxlv.data.frames import Origin
 from jaxlv.data.limits import MEMORY_CAP, Room, check_count, clean_name
 from jaxlv.data.lines import encoding_of
+from jaxlv.data.words import NUMBER
 from jaxlv.errors import JaxlvError
 from jaxlv.storage.door import is_there, opened
 
@@ -227,7 +228,11 @@ def _headed(sheet: pd.DataFrame, path: Path, room: Room) -> dict[str, Any]:
     width = Counter(max((i + 1 for i, cell in enumerate(row) if cell), default=0) for row in cells).most_common(1)[0][0]
     above = above_header(cells, width)
     notes = [f"{above} line{'s' * (above > 1)} above the header skipped"] if above else []
-    frame = sheet.iloc[above + 1 :].set_axis(cells[above], axis=1)
+    first = above + 1
+    if is_of_units(cells[first:], lambda cell: NUMBER.fullmatch(cell) is not None):
+        notes.append(told_of_units(cells[first]))
+        first += 1
+    frame = sheet.iloc[first:].set_axis(cells[above], axis=1)
     frame = frame.loc[:, [bool(name) or not column.isna().all() for name, column in frame.items()]]
     lines = [f"row {number + 1}" for number in frame.index]
     return {"frame": frame.reset_index(drop=True), "origin": Origin(path, room, lines), "notes": notes}

@@ -134,6 +134,8 @@ def _read(
     with Text(path, form.encoding, room, packed) as stream:
         ahead = Ahead(stream)
         header = _header(_rows(ahead, path, form), path, form)
+        for _ in range(form.below):
+            next(_rows(ahead, path, form, 0))
         columns = [_Column(name, is_of_ids(name) or key_of(name) in (*KINDS, key_of(ids))) for name in header]
         for column, known in zip(columns, texts or (), strict=False):
             column.known_text, column.values = known, [] if known else column.values
