@@ -214,3 +214,16 @@ def test_an_array_of_times_is_found_by_a_word_in_its_name_as_a_column_is(name, v
     assert found.ids == (0,) and found.clock.labels(0, [3])[0] == 1903 and not found.notes
     with pytest.raises(JaxlvError):  # no step of it is a time
         load_series({"t2m": np.ones((3, 4, 2)), name: np.array(YEARS)})
+
+
+def test_a_formula_without_its_value_is_refused_in_place_of_an_empty_cell(tmp_path):
+    openpyxl = pytest.importorskip("openpyxl")
+    for formula in (None, "=29+1"):
+        book = openpyxl.Workbook()
+        for row in (["year", "hare", "lynx"], [1900, formula or 30, 4], [1901, 47.2, 6.1], [1902, 70.2, 9.8]):
+            book.active.append(row)
+        book.save(tmp_path / "x.xlsx")
+        if formula is None:
+            assert load_series(tmp_path / "x.xlsx").values[0].tolist() == VALUES_TV.tolist()
+    with pytest.raises(JaxlvError, match="a formula has no value; found cell B2; open it in a spreadsheet program"):
+        load_series(tmp_path / "x.xlsx")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import re
 import struct
 import zipfile
 from collections import Counter
@@ -39,6 +40,12 @@ CONTENTS = {"npz archive": "zip archive", "spreadsheet": "zip archive"}
 USER_BLOCKS = (512, 1024, 2048)  # bytes that may stand before the content of HDF5, as in MATLAB's files
 HEADER = 10_000  # bytes in the header of an npy file: numpy's own limit, which it checks only after reading the header
 DIRECTORY = 1 << 20  # bytes of a zip archive held at once, above all the list of its members
+SHEET = re.compile(r"xl/worksheets/[^/]+\.xml")
+UNCOMPUTED = re.compile(
+    r'<c (?![^<>]{0,200}t="str")[^<>]{0,200}?r="(\w{1,10})"[^<>]{0,200}><f(?:[^<>]{0,200}/>|[^<>]{0,200}>[^<]{0,8192}</f>)'
+    r"(?:<v ?/>|<v></v>|</c>)"
+)
+"""A cell with a formula and without a value, which texts may be; bounded, so that no file makes the search long."""
 ENCRYPTED = 1  # the flag of a member of a zip archive
 _SIGNATURES = (
     (b"\x89HDF\r\n\x1a\n", "HDF5"),
@@ -213,6 +220,7 @@ def _read_excel(path: Path, room: Room) -> dict[str, Any]:
             pieces = _Pieces(stream.raw)  # held until the stream is closed, which it would close otherwise
             with zipfile.ZipFile(pieces) as archive:
                 room.passing(sum(member.file_size for member in archive.infolist()) * 4)
+                _check_formulas(archive, path)
     with opened(path) as stream:
         sheets = pd.read_excel(stream, sheet_name=None, header=None, dtype=object, engine=engine)  # type: ignore[call-overload]
     filled = {name: frame.dropna(how="all") for name, frame in sheets.items() if len(frame)}
@@ -220,6 +228,14 @@ def _read_excel(path: Path, room: Room) -> dict[str, Any]:
         found = ", ".join(map(str, sheets)) or "none"
         raise JaxlvError("which sheet", where=path, expected="one sheet with rows", found=found, hint="save one as CSV")
     return _headed(next(iter(filled.values())), path, room)
+
+
+def _check_formulas(archive: zipfile.ZipFile, path: Path) -> None:
+    """Raises JaxlvError if a cell has a formula without its value, as programs write it that compute nothing."""
+    for name in (one for one in archive.namelist() if SHEET.fullmatch(one)):
+        if found := UNCOMPUTED.search(archive.read(name).decode("utf-8", "replace")):
+            hint = "open it in a spreadsheet program and save it, or save it as CSV"
+            raise JaxlvError("a formula has no value", where=path, found=f"cell {found[1]}", hint=hint)
 
 
 def _headed(sheet: pd.DataFrame, path: Path, room: Room) -> dict[str, Any]:
