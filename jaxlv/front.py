@@ -16,7 +16,7 @@ from typing import Any, Literal, TypedDict, Unpack
 
 from jaxlv import api
 from jaxlv.activity import heard_by
-from jaxlv.config import EvaluateConfig, ModelSettings, SamplingConfig, Weights, with_settings
+from jaxlv.config import DataConfig, EvaluateConfig, ModelSettings, SamplingConfig, Weights, with_settings
 from jaxlv.data.loading import load_series
 from jaxlv.data.observations import Handling, Missing, Negative, Observations
 from jaxlv.errors import JaxlvError, warn
@@ -28,6 +28,7 @@ from jaxlv.forecasting.sampler import Sampler
 from jaxlv.outcomes import Prediction, Scores
 from jaxlv.runs import run, sources
 from jaxlv.runs.run import FinishedRun
+from jaxlv.settings import argument
 from jaxlv.storage.door import is_there
 from jaxlv.studies import fitting, given
 from jaxlv.studies.choice import ONE, Choice
@@ -154,10 +155,11 @@ class Forecaster:
         """
         drawing: dict[str, Any] = dict(how)
         method, calibrate = drawing.pop("method", "model"), drawing.pop("calibrate", False)
-        batch = drawing.pop("batch_series", 0)
+        batch = argument(EvaluateConfig, "batch_series", drawing.pop("batch_series", 0), "batch_series")
+        horizon = counted("horizon", horizon)
         read, handling = split(drawing)
         found = self.read(data, **read)
-        steps = context if context is not None else self.room(len(found.variables), horizon)
+        steps = self.room(len(found.variables), horizon) if context is None else counted("context", context)
         known = given.ready(found, self.sampler, handling, steps)
         series, notes = known.series, list(known.notes)
         longest = max(map(len, found.values))
@@ -219,6 +221,8 @@ class Forecaster:
         unknown = [name for name in how if name not in READ]
         if unknown:
             raise JaxlvError(f"unknown setting {unknown[0]}", where="fit", expected=", ".join(READ))
+        if holdout is not None:
+            holdout = argument(DataConfig, "holdout", holdout, "holdout")
         with self._heard():
             found = load_series(data, **how)
         config = fitting.fitted(found, str(self.model), holdout, steps, say=self._say)
@@ -275,8 +279,8 @@ class Forecaster:
         held = self.run.config.data.holdout if self.run else 0
         if horizon is None and not held:
             raise JaxlvError("how many steps ahead", where="evaluate", expected="a horizon")
-        ahead = horizon or held
-        steps = context if context is not None else self.room(len(found.variables), ahead)
+        ahead = counted("horizon", held if horizon is None else horizon)
+        steps = self.room(len(found.variables), ahead) if context is None else counted("context", context)
         windows = given.windows(found, self.sampler, Origins(ahead, origins, every, steps), handling, self.run)
         config = EvaluateConfig(
             context=windows.context, horizon=ahead, samples=samples, seed=seed, unmasked_samples=0
@@ -304,6 +308,11 @@ class Forecaster:
         if self.run is None:
             return contextlib.nullcontext({"untuned": sampler})
         return self.run.metered()
+
+
+def counted(name: str, value: Any) -> int:
+    """Returns a whole number from 1; raises JaxlvError if it is something else."""
+    return int(argument(EvaluateConfig, name, value, name))
 
 
 def split(reading: Mapping[str, Any]) -> tuple[dict[str, Any], Handling]:

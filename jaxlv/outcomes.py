@@ -47,15 +47,17 @@ class Prediction:
         """The point forecast (N, H, V)."""
         return np.median(self._filled, axis=1)
 
-    def quantiles(self, probabilities: Sequence[float] = (0.1, 0.5, 0.9)) -> pd.DataFrame:
+    def quantiles(self, probabilities: float | Sequence[float] = (0.1, 0.5, 0.9)) -> pd.DataFrame:
         """Returns a row for each series, time and variable, and a column for each probability.
 
-        Raises JaxlvError if one is not between 0 and 1.
+        Raises JaxlvError if one is not between 0 and 1, or if there is none.
         """
-        if not all(0 < p < 1 for p in probabilities):
-            raise JaxlvError("not probabilities", expected="numbers between 0 and 1", found=list(probabilities))
-        values = metrics.quantiles(self._filled, list(probabilities))
-        columns = {f"{p:g}": value.reshape(-1) for p, value in zip(probabilities, values, strict=True)}
+        wanted = np.atleast_1d(np.asarray(probabilities))
+        if wanted.dtype.kind not in "iuf" or not wanted.size or not ((wanted > 0) & (wanted < 1)).all():
+            raise JaxlvError("not probabilities", expected="numbers between 0 and 1", found=repr(probabilities))
+        each: list[float] = wanted.tolist()
+        values = metrics.quantiles(self._filled, each)
+        columns = {f"{p:g}": value.reshape(-1) for p, value in zip(each, values, strict=True)}
         return pd.DataFrame({**self._grid(), **columns})
 
     @property

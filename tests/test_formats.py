@@ -158,6 +158,27 @@ def blanks(content: Content, folder: Path) -> Found:
     return Found(path, content)
 
 
+def with_units(content: Content) -> list[list[Any]]:
+    header, *rows = rows_of(content.table())
+    return [header, ["(10³)" if name in content.columns else "" for name in header], *rows]
+
+
+def units(content: Content, folder: Path) -> Found:
+    (folder / "x.csv").write_text(text_of(with_units(content)))
+    return Found(folder / "x.csv", content)
+
+
+def units_in_excel(content: Content, folder: Path) -> Found:
+    pd.DataFrame(with_units(content)).to_excel(folder / "x.xlsx", index=False, header=False)
+    return Found(folder / "x.xlsx", content)
+
+
+def units_in_frame(content: Content, folder: Path) -> Found:
+    """What pandas reads from a file with a row of units."""
+    units(content, folder)
+    return Found(pd.read_csv(folder / "x.csv", dtype=str), _text_ids(content), str)
+
+
 def packed(content: Content, folder: Path) -> Found:
     path = folder / "x.csv.gz"
     path.write_bytes(gzip.compress(text_of(rows_of(content.table())).encode()))
@@ -391,7 +412,9 @@ def frames(content: Content, folder: Path) -> Found:
 
 FORMATS: dict[str, Make] = {
     "commas": in_text(), "semicolons": in_text(delimiter=";"), "tabs": in_text(".tsv", delimiter="\t"),
-    "bars": in_text(".txt", delimiter="|"), "blanks": blanks, "byte order mark": in_text(encoding="utf-8-sig"),
+    "bars": in_text(".txt", delimiter="|"), "tildes": in_text(delimiter="~"), "colons": in_text(".txt", delimiter=":"),
+    "control characters": in_text(".dat", delimiter="\x01"), "units": units, "units, excel": units_in_excel,
+    "units, frame": units_in_frame, "blanks": blanks, "byte order mark": in_text(encoding="utf-8-sig"),
     "UTF-16, mark": in_text(encoding="utf-16"), "UTF-16 little": in_text(encoding="utf-16-le"),
     "UTF-16 big": in_text(encoding="utf-16-be"), "Windows-1252": in_text(above="# Größe\n", encoding="cp1252"),
     "decimal commas": in_text(delimiter=";", comma=True),
@@ -412,7 +435,7 @@ FORMATS: dict[str, Make] = {
     "Nixtla frame": lambda content, folder: None if (f := nixtla_frame(content)) is None else Found(*f),
     "indexed by time": indexed, "two levels": levels, "frames": frames, "polars": polars, "arrow": arrow,
 }  # fmt: skip
-NEEDS = {"parquet": "pyarrow", "excel": "openpyxl", "polars": "polars", "arrow": "pyarrow"}
+NEEDS = {"parquet": "pyarrow", "excel": "openpyxl", "units, excel": "openpyxl", "polars": "polars", "arrow": "pyarrow"}
 
 
 def _text_ids(content: Content) -> Content:

@@ -140,3 +140,90 @@ def test_what_is_not_clear_is_refused_with_the_choices(data: Any, options, said)
     with pytest.raises(JaxlvError) as caught:
         load_series(data, **options)
     assert said in str(caught.value)
+
+
+WIDE = pd.DataFrame(np.random.default_rng(0).uniform(1, 9, (400, 300)), columns=[f"s{i}" for i in range(300)])
+WIDE_YEARS = WIDE.assign(year=range(1600, 2000))
+
+
+@pytest.mark.parametrize("data", [WIDE_YEARS, WIDE_YEARS.melt("year"), WIDE.to_numpy()], ids=["wide", "long", "array"])
+def test_hundreds_of_variables_are_read_as_series_of_their_own(data, recwarn):
+    found = load_series(data, separate=True)
+    np.testing.assert_array_equal(np.concatenate(found.values, axis=1), WIDE.to_numpy())
+    with pytest.raises(JaxlvError, match="expected at most 100; found 300; --separate"):
+        load_series(data)
+    assert not recwarn.list
+
+
+def test_levels_are_never_variables():
+    panel = PANEL.assign(survey=1, site="s")
+    for levels in (["survey", "colony", "year"], ["year", "survey", "colony"], ["colony", "survey", "site", "year"]):
+        found = load_series(panel.drop(columns=[] if "site" in levels else ["site"]).set_index(levels))
+        assert found.ids == (7, 9) and found.variables == ("n",) and found.layout.time == "year"
+    numbered = PANEL.assign(plot=[1, 2, 3] * 2).set_index(["colony", "plot"]).drop(columns="year")
+    assert load_series(pd.concat({k: numbered for k in (1900, 1901)}, names=["year"])).ids[:2] == ("7 1", "7 2")
+
+
+def test_spans_of_time_are_seconds_in_a_column_as_in_an_index():
+    spans = pd.to_timedelta([1, 2, 3], unit="h")
+    for frame in (PELTS.assign(year=spans).rename(columns={"year": "time"}), BARE.set_axis(spans)):
+        assert load_series(frame).clock.labels(0, [3])[0] == 14400.0
+
+
+def test_an_array_of_arrays_is_a_list_of_them():
+    ragged = np.array([np.arange(5.0), np.arange(3.0)], dtype=object)
+    assert [len(one) for one in load_series(ragged).values] == [5, 3]
+
+
+@pytest.mark.parametrize(
+    ("frame", "said"),
+    [
+        (PELTS.assign(year=["1900", "1901", "Source: HBC"]), "row 3: year is not a time; expected numbers, or dates"),
+        (PELTS.assign(year=["1900", "after", "1902"]), "row 2: year is not a time"),
+        (
+            PANEL.assign(colony=["a", None, None, "b", None, None]).rename(columns={"colony": "site"}),
+            "row 2: site is missing",
+        ),
+    ],
+)
+def test_the_cell_that_is_wrong_is_named(frame, said):
+    with pytest.raises(JaxlvError) as caught:
+        load_series(frame)
+    assert said in str(caught.value)
+
+
+def test_columns_without_name_and_content_are_left_out(tmp_path):
+    (tmp_path / "x.csv").write_text("year,,hare,,lynx,\n1900,,30,,4,\n1901,,47.2,,6.1,\n1902,,70.2,,9.8,\n")
+    found = load_series(tmp_path / "x.csv")
+    assert found.variables == ("hare", "lynx") and found.values[0].tolist() == VALUES_TV.tolist()
+    (tmp_path / "x.csv").write_text("year,,hare,,lynx\n1900,,30,1,4\n1901,2,47.2,,6.1\n")
+    with pytest.raises(JaxlvError, match="two columns have one name; found no name"):
+        load_series(tmp_path / "x.csv")
+
+
+def test_packed_text_without_its_kind_says_how_it_is_called(tmp_path):
+    (tmp_path / "x.gz").write_bytes(b"\x1f\x8b")
+    with pytest.raises(JaxlvError, match=r"text that is packed is called \.csv\.gz"):
+        load_series(tmp_path / "x.gz")
+
+
+@pytest.mark.parametrize("name", ["valid_time", "obs_date", "Time (s)", "sampleYear"])
+@pytest.mark.parametrize("values", [VALUES_TV, VALUES_TV[None]])
+def test_an_array_of_times_is_found_by_a_word_in_its_name_as_a_column_is(name, values):
+    found = load_series({"x": values, name: np.array(YEARS)})
+    assert found.ids == (0,) and found.clock.labels(0, [3])[0] == 1903 and not found.notes
+    with pytest.raises(JaxlvError):  # no step of it is a time
+        load_series({"t2m": np.ones((3, 4, 2)), name: np.array(YEARS)})
+
+
+def test_a_formula_without_its_value_is_refused_in_place_of_an_empty_cell(tmp_path):
+    openpyxl = pytest.importorskip("openpyxl")
+    for formula in (None, "=29+1"):
+        book = openpyxl.Workbook()
+        for row in (["year", "hare", "lynx"], [1900, formula or 30, 4], [1901, 47.2, 6.1], [1902, 70.2, 9.8]):
+            book.active.append(row)
+        book.save(tmp_path / "x.xlsx")
+        if formula is None:
+            assert load_series(tmp_path / "x.xlsx").values[0].tolist() == VALUES_TV.tolist()
+    with pytest.raises(JaxlvError, match="a formula has no value; found cell B2; open it in a spreadsheet program"):
+        load_series(tmp_path / "x.xlsx")

@@ -219,6 +219,34 @@ def test_an_unknown_setting_and_an_unknown_series_are_one_line():
 # ------------------------------------------------------------------------------------------------- with a model
 
 
+@pytest.mark.parametrize("wrong", [0, -3, 2.5, "5"])
+@pytest.mark.parametrize(
+    ("verb", "name"),
+    [
+        ("predict", "horizon"), ("predict", "context"), ("predict", "samples"), ("evaluate", "horizon"),
+        ("evaluate", "context"), ("evaluate", "origins"), ("evaluate", "every"), ("evaluate", "samples"),
+    ],
+)  # fmt: skip
+def test_what_is_no_count_is_one_line(verb, name, wrong):
+    ask = getattr(forecaster_of(ramp), verb)
+    with pytest.raises(JaxlvError, match=rf"^(evaluate\.)?{name}: must be a whole number from 1 to .*; found {wrong!r}$"):
+        ask(np.arange(1.0, 30), **{"horizon": 3, name: wrong})
+
+
+@pytest.mark.parametrize("wrong", [-1, 2.5, "x"])
+def test_what_cannot_be_held_out_is_one_line(wrong):
+    with pytest.raises(JaxlvError, match=r"^holdout: must be a whole number from 0"):
+        jaxlv.Forecaster("embedded", progress=False).fit(np.arange(1.0, 30), holdout=wrong)
+
+
+def test_quantiles_are_asked_for_by_probabilities():
+    forecast = forecaster_of(one).predict(np.arange(1.0, 30), horizon=2, samples=4)
+    assert forecast.quantiles(0.5)["0.5"].tolist() == forecast.quantiles([0.5])["0.5"].tolist()
+    for wrong in ([], "a", [0, 1], 1.5, None, [[]]):
+        with pytest.raises(JaxlvError, match="not probabilities"):
+            forecast.quantiles(wrong)
+
+
 def test_the_last_steps_are_measured_from_several_origins(tiny_base, tmp_path):
     """Of 1, 2, 3, ... the last value is off by 1 and 2; the errors of the two series are in their own units."""
     frame = pd.DataFrame({

@@ -142,6 +142,22 @@ def test_a_stage_at_its_dearest_holds_any_choice():
     assert dearest == pytest.approx(price, rel=0.1)
 
 
+@pytest.mark.parametrize("name", list(SYSTEMS))
+def test_what_stands_beside_holds_its_forecasts_whatever_the_grid_chooses(name):
+    """More decimals make longer texts: the work beside must hold them, too, even if the first run of the grid has fewer."""
+    system, stages, small = SYSTEMS[name], stages_of(name, "small"), architecture("embedded")
+    part = (reproduction.parts_of(name)[0], 24)
+    allowed, analyses = (row.flops(small, system.convention) for row in reproduction.beside(system, stages, part, small))
+    one = {stage.name: stage for stage in stages}
+    for cell in one["grid"].cells():
+        fixed = [replace(stage, combinations=(cell.settings,)) if stage.name == "grid" else stage for stage in stages]
+        faults, looks = (row.flops(small, system.convention) for row in reproduction.beside(system, fixed, part, small))
+        assert faults <= allowed and looks <= analyses
+    if name == "xu":
+        assert {cell.config.codec.decimals for cell in one["grid"].cells()} == {2, 3}
+        assert reproduction.beside(system, fixed, part, small)[0].events[-1].length == 640
+
+
 def test_only_xu_and_liu_trained_more_than_was_allowed():
     trained = {
         name: sum(row.training(REAL, system.convention) for row in plan_of(name, stages_of(name)))

@@ -7,7 +7,6 @@ Axes: R rows, T steps, V variables.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -17,8 +16,9 @@ import pandas as pd
 
 from jaxlv.data.arrays import VARIABLES
 from jaxlv.data.clock import Clock, Repeated, is_time, read_clock
+from jaxlv.data.doubts import refuse_counter, refuse_sideways
 from jaxlv.data.frames import Choice, Origin, is_numeric, is_text, name_of, not_a_number, take, tidy
-from jaxlv.data.limits import MOST_VARIABLES, PER_SERIES, check_count, clean_name, clean_names
+from jaxlv.data.limits import MOST_SEPARATE, MOST_VARIABLES, PER_SERIES, check_count, clean_name, clean_names
 from jaxlv.data.moments import are_moments, at_row, parsed
 from jaxlv.data.observations import Observations
 from jaxlv.data.series import Layout
@@ -27,6 +27,7 @@ from jaxlv.data.words import (
     CALENDAR,
     IDS,
     KINDS,
+    PERHAPS_IDS,
     PERHAPS_TIMES,
     PLACES,
     PREDATORS,
@@ -64,7 +65,7 @@ def observed(frame: pd.DataFrame, where: Any, choice: Choice = AUTO, source: dic
     table, choice = tidy(frame, where, choice, notes)
     roles, table = _roles(table, choice, where, notes)
     if roles.kind is not None:
-        table, roles = _widened(table, roles, where)
+        table, roles = _widened(table, roles, choice, where)
         where = replace(where, lines=None) if isinstance(where, Origin) else where  # rows are no lines any more
     return _built(table, roles, choice, where, source or {}, notes)
 
@@ -85,6 +86,8 @@ def _roles(table: pd.DataFrame, choice: Choice, where: Any, notes: list[str]) ->
     if id_name is None:
         id_name, table = _id(table, free, time, kind, where, notes)
         free = [name for name in free if name != id_name and name in table.columns]
+    if id_name is not None:
+        _check_ids(table[id_name], id_name, where)
     if time is None:
         time = _time(table, id_name, kind, free, wanted is not None, where)
         free = [name for name in free if name != time]
@@ -102,8 +105,10 @@ def _roles(table: pd.DataFrame, choice: Choice, where: Any, notes: list[str]) ->
         raise JaxlvError(
             "no column of numbers to forecast", where=where, expected="a variable", found=f"columns {found}", hint=hint
         )
+    if wanted is None:
+        refuse_sideways(numeric, where)
     if wanted is None and time is None:
-        _refuse_counter(table, numeric, where)
+        refuse_counter(table, numeric, _rows_of(table, id_name), where)
     return Roles(id_name, time, numeric if wanted is None else wanted), table
 
 
@@ -142,7 +147,7 @@ def _id(
     If several are named so, it is the one within which the others do not change; if times repeat unless all are taken, it is
     a new column of them all. Raises JaxlvError, with the choices, if that does not decide.
     """
-    named = [name for name in free if is_of_ids(name) and (is_text(table[name]) or _repeats(table[name]))]
+    named = [name for name in free if is_of_ids(name) and (is_text(table[name]) or _tells_apart(table, name, time, kind))]
     found = named or _texts_of_ids(table, free, time, kind)
     if len(found) <= 1:
         return (found[0] if found else None), table
@@ -180,6 +185,23 @@ def _texts_of_ids(table: pd.DataFrame, free: list[str], time: str | None, kind: 
         name for name in texts
         if _repeats(table[name]) and table[name].nunique() > 1 and not set(table[name].dropna().str.casefold()) <= ANSWERS
     ]  # fmt: skip
+
+
+def _tells_apart(table: pd.DataFrame, name: str, time: str | None, kind: str | None) -> bool:
+    """Tells whether a column of numbers that is called as ids are may be ids: it repeats, and, if a count may be called so,
+    it holds whole numbers, in blocks of rows or each with times that other numbers have, too.
+    """
+    column = table[name]
+    if not _repeats(column) or not is_called(name, PERHAPS_IDS):
+        return _repeats(column)
+    values = column.to_numpy(float, na_value=np.nan)
+    if not (values == np.round(values)).all():
+        return False
+    times = [one for one in table.columns if (one == time if time is not None else is_of_time(one))][:1]
+    rows = [*times, *([kind] if kind else [])]
+    if times:
+        return bool(table.duplicated(rows).any() and not table.duplicated([name, *rows]).any())
+    return bool((np.diff(values) != 0).sum() == column.nunique() - 1 and column.value_counts().min() > 1)
 
 
 def _repeats(column: pd.Series) -> bool:
@@ -284,27 +306,10 @@ def _is_part(column: pd.Series, moments: pd.DatetimeIndex, part: str) -> bool:
     return bool(np.isfinite(off).all() and (off == off[0]).all())
 
 
-def _refuse_counter(table: pd.DataFrame, numeric: list[str], where: Any) -> None:
-    """Raises JaxlvError if a column may be times, though it is not called so, or if the columns are years."""
-    years = [name for name in numeric if re.fullmatch(r"[A-Za-z_.]{0,2}(1[5-9]|20)\d\d", name)]
-    if len(years) > max(2, len(numeric) / 2):
-        hint = "turn the table, so that each row is a year and each column a series (in pandas: frame.set_index(...).T)"
-        raise JaxlvError(
-            "its columns are years", where=where, expected="a row for each time", found=", ".join(years), hint=hint
-        )
-    for name in numeric if len(numeric) > 1 else []:
-        values = table[name].to_numpy(float, na_value=np.nan)
-        steps, of_years = np.diff(values), bool(((values > 1000) & (values < 2200)).all())
-        if len(steps) >= (2 if of_years else 3) and steps[0] > 0 and np.allclose(steps, steps[0], rtol=1e-6):
-            hint = f"--time {name} (time=), or --columns {','.join(numeric)} (columns=) if it is a variable"
-            expected = "a name such as year"
-            raise JaxlvError(f"{name} grows in equal steps: is it the time", where=where, expected=expected, hint=hint)
-
-
 # ------------------------------------------------------------------------------------------------------ series
 
 
-def _widened(table: pd.DataFrame, roles: Roles, where: Any) -> tuple[pd.DataFrame, Roles]:
+def _widened(table: pd.DataFrame, roles: Roles, choice: Choice, where: Any) -> tuple[pd.DataFrame, Roles]:
     """Returns a long table as a wide one: a row for each series and time, a column for each variable."""
     assert roles.kind is not None and roles.value is not None
     keys = [name for name in (roles.id, roles.time) if name is not None]
@@ -312,8 +317,8 @@ def _widened(table: pd.DataFrame, roles: Roles, where: Any) -> tuple[pd.DataFram
         table = table.assign(**{"step ": table.groupby([*keys, roles.kind], sort=False).cumcount()})
         keys.append("step ")
     codes, kinds = pd.factorize(table[roles.kind].astype(str))
-    if len(kinds) > MOST_VARIABLES:
-        check_count(len(kinds), at_row(where, int(np.argmax(codes == MOST_VARIABLES))))
+    if len(kinds) > (most := _most(choice)):
+        check_count(len(kinds), at_row(where, int(np.argmax(codes == most))), most=most)
     names = _cleaned(codes, kinds, where, "name of a variable")
     if table.duplicated([*keys, roles.kind]).any():
         double = table[table.duplicated([*keys, roles.kind])].iloc[0]
@@ -322,18 +327,20 @@ def _widened(table: pd.DataFrame, roles: Roles, where: Any) -> tuple[pd.DataFram
     place = table.groupby(keys, sort=False).ngroup().to_numpy()
     take(where, 8 * len(names) * (int(place.max()) + 1))
     wide = table.drop_duplicates(keys)[keys].reset_index(drop=True)
-    for name in names:
-        held = codes == names.index(name)
-        column = np.full(len(wide), np.nan)
-        column[place[held]] = table.loc[held, roles.value].to_numpy(float)
-        wide[name] = column
+    values_RV = np.full((len(wide), len(names)), np.nan)
+    values_RV[place, codes] = table[roles.value].to_numpy(float, na_value=np.nan)
+    wide = pd.concat([wide, pd.DataFrame(values_RV, columns=names)], axis=1)
     return wide, Roles(roles.id, roles.time, names, roles.kind, roles.value)
+
+
+def _most(choice: Choice) -> int:
+    return MOST_SEPARATE if choice.separate else MOST_VARIABLES
 
 
 def _built(
     table: pd.DataFrame, roles: Roles, choice: Choice, where: Any, source: dict[str, Any], notes: list[str]
 ) -> Observations:
-    names = clean_names(roles.variables, where)
+    names = clean_names(roles.variables, where, most=_most(choice))
     if choice.columns is None:
         ordered, variables = in_order(names, roles.variables, notes)
         names = tuple(ordered)
@@ -389,11 +396,18 @@ def _floats(column: pd.Series, name: str, where: Any) -> np.ndarray:
     return values + 0.0  # -0.0 becomes 0.0: the text format has no sign
 
 
-def _ids(column: pd.Series, name: str, where: Any) -> tuple[np.ndarray, list[Any]]:
-    """Returns the number of each row's series, and the ids: whole numbers or texts, in ascending order if numbers."""
+def _check_ids(column: pd.Series, name: str, where: Any) -> None:
+    """Raises JaxlvError if a row has no id."""
     if column.isna().any():
         row = int(np.argmax(column.isna()))
-        raise JaxlvError(f"{name} is missing", where=at_row(where, row), expected="an id: every row names its series")
+        expected, hint = "an id: every row names its series", "merged cells are written into each row"
+        if row and column.isna().mean() < 0.5:
+            hint = "name another column by --id (id=), or fill it in"
+        raise JaxlvError(f"{name} is missing", where=at_row(where, row), expected=expected, hint=hint)
+
+
+def _ids(column: pd.Series, name: str, where: Any) -> tuple[np.ndarray, list[Any]]:
+    """Returns the number of each row's series, and the ids: whole numbers or texts, in ascending order if numbers."""
     values = column
     if is_numeric(column) and not (pd.api.types.is_integer_dtype(column.dtype) and int(column.abs().max()) >= 2**53):
         numbers = column.to_numpy(float)

@@ -17,10 +17,10 @@ from jaxlv.data.arrays import VARIABLES, as_float64, check_dtype, check_shape, s
 from jaxlv.data.clock import Clock, read_clock
 from jaxlv.data.columns import AUTO, in_order, observed
 from jaxlv.data.frames import Choice, Origin
-from jaxlv.data.limits import clean_name, clean_names
+from jaxlv.data.limits import MOST_SEPARATE, MOST_VARIABLES, clean_name, clean_names
 from jaxlv.data.observations import Observations
 from jaxlv.data.series import NO_COLUMNS, Layout
-from jaxlv.data.words import IDS, TIMES, key_of
+from jaxlv.data.words import IDS, TIMES, is_of_time, key_of
 from jaxlv.errors import JaxlvError
 
 BLOCKS = ("trajectories", "values", "data", "series", "x")
@@ -66,7 +66,7 @@ def _of_block(
     values = held[name]
     check_dtype(values.dtype, f"{where}:{name}")
     if values.ndim == 2:
-        one = _called(held, TIMES)
+        one = _times_of(held)
         lies = one is not None and held[one].shape == values.shape[1:] != values.shape[:1]  # (series, steps)
         values = values[..., None] if lies else values[None]
     if values.ndim != 3:
@@ -74,7 +74,7 @@ def _of_block(
             f"{name} has {values.ndim} axes", where=where, expected="(series, steps, variables)", found=values.shape
         )
     rest = {other: array for other, array in held.items() if other != name}
-    names, ids, time = _called(rest, NAMES), _called(rest, IDS, values.shape[0]), _called(rest, TIMES)
+    names, ids, time = _called(rest, NAMES), _called(rest, IDS, values.shape[0]), _times_of(rest)
     if names is not None and rest[names].dtype.kind not in "OSU":
         raise JaxlvError("wrong type", where=f"{where}:{names}", expected="text", found=rest[names].dtype)
     given = None if time is None else rest[time]
@@ -100,13 +100,19 @@ def _called(held: Mapping[str, np.ndarray], known: Sequence[str], length: int | 
     return next(iter(fit or found), None)
 
 
+def _times_of(held: Mapping[str, np.ndarray]) -> str | None:
+    """Returns the name of the array of times: one that is called so, else the only one with such a word in its name."""
+    others = [name for name, array in held.items() if is_of_time(name) and array.ndim == 1]
+    return _called(held, TIMES) or (others[0] if len(others) == 1 else None)
+
+
 def _of_planes(
     planes: Sequence[str], held: Mapping[str, np.ndarray], where: Any, choice: Choice, source: dict[str, Any] | None
 ) -> Observations:
     """Returns the series in matrices: one (T, V), or one (N, T) or (T, N) for each variable, as the times' length tells."""
     shapes = {held[name].shape for name in planes}
     rest = {name: array for name, array in held.items() if name not in planes}
-    time = _called({name: array for name, array in rest.items() if array.ndim == 1}, TIMES)
+    time = _times_of({name: array for name, array in rest.items() if array.ndim == 1})
     given = None if time is None else rest[time]
     steps = None if given is None else len(given)
     if len(shapes) > 1:
@@ -186,7 +192,8 @@ def of_arrays(
     if axes < 3:
         array = array[None, :, None] if axes == 1 else array[None]
     N, T, V = _checked(array, axes, where)
-    names = clean_names(default_names(V) if variables is None else variables, where)
+    most = MOST_SEPARATE if choice.separate else MOST_VARIABLES
+    names = clean_names(default_names(V) if variables is None else variables, where, most=most)
     if len(names) != V:
         raise JaxlvError("names do not fit the variables", where=where, expected=f"{V} names", found=", ".join(names))
     labels = list(range(N)) if ids is None else _labels(np.asarray(ids), N, where)

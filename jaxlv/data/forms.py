@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from jaxlv.data.arrays import shortened
 from jaxlv.data.clock import is_time
 from jaxlv.data.limits import Room
 from jaxlv.data.lines import DELIMITERS, Text, encoding_within, lines_of, parted, width_of
-from jaxlv.data.words import INFINITE, NUMBER, plain
+from jaxlv.data.moments import are_moments
+from jaxlv.data.words import INFINITE, NUMBER, is_missing, plain
 from jaxlv.errors import JaxlvError
 
+FEWEST = 2  # rows below one of units
+PUNCTUATION = frozenset("\"'.,+-_()[]{}/%#!<>=$€£*?\\")  # of names, numbers and dates
 SAMPLE = 100  # lines that the form of a file is told by
 MOST_ABOVE = 50  # lines above the header
 COMMA_NUMBER = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
@@ -38,6 +42,7 @@ class Form(NamedTuple):
     thousands: str  # what separates thousands: "", "," or "."
     above: int  # lines above the header
     names: tuple[str, ...] = ()  # the header, if it is a comment
+    below: int = 0  # lines of units below the header
     unnamed: bool = False  # whether the first column has no name, as R leaves it out
 
 
@@ -64,6 +69,9 @@ def form_of(path: Path, room: Room, packed: bool) -> tuple[Form, list[str]]:
         notes.append(f"{above} line{'s' * (above > 1)} above the header skipped")
     if names:
         notes.append("the header is the comment above the rows")
+    if not names and is_of_units(cells[above + 1 :], lambda cell: numeric(cell, form) is not None):
+        notes.append(told_of_units(cells[above + 1]))
+        form = form._replace(below=1)
     header = len(names or _filled(cells[above]))
     rows = [_filled(row) for row in (cells if names else cells[above + 1 :]) if row]
     unnamed = delimiter != "," and bool(rows) and all(len(row) == header + 1 for row in rows)
@@ -89,6 +97,28 @@ def above_header(cells: Sequence[Sequence[str]], width: int) -> int:
     return first - 1 if first and is_row and filled[first - 1] == width - 1 else first if first < len(cells) - 1 else 0
 
 
+def is_of_units(rows: Sequence[Sequence[str]], is_number: Callable[[str], bool]) -> bool:
+    """Tells whether the first of rows has the units of the columns: no number in any column in which the others have nothing
+    else, and nothing that stands below it, nor a date.
+    """
+    first, *others = rows or [()]
+    said = 0
+    for place, unit in enumerate(first if len(others) >= FEWEST else ()):
+        below = [row[place] for row in others if place < len(row) and not is_missing(row[place])]
+        if below and all(map(is_number, below)):
+            if is_number(unit):
+                return False
+            said += not is_missing(unit)
+        elif not is_missing(unit) and (unit in below or are_moments([unit])):
+            return False
+    return said > 0
+
+
+def told_of_units(cells: Sequence[str]) -> str:
+    """Returns the note on a row of units."""
+    return f"the row below the header is taken as units and skipped: {shortened([cell for cell in cells if cell])}"
+
+
 def _named_by(comments: Sequence[str], first: Sequence[str], form: Form) -> tuple[str, ...]:
     """Returns the header that is a comment above rows without one: as many names as the first row has cells."""
     if is_data(first, form):
@@ -100,7 +130,9 @@ def _named_by(comments: Sequence[str], first: Sequence[str], form: Form) -> tupl
 
 
 def _delimiter(lines: Sequence[str]) -> tuple[str, int]:
-    """Returns the delimiter that gives most lines one and the same number of cells above 1, and that number."""
+    """Returns the delimiter that gives most lines one and the same number of cells above 1, and that number; if there is
+    none, any mark in the first line that gives all lines the same number.
+    """
     best: tuple[tuple[float, int], str, int] = ((0.0, 0), ",", 1)
     for place, delimiter in enumerate(DELIMITERS):
         widths = Counter(width_of(line, delimiter) for line in lines)
@@ -110,6 +142,12 @@ def _delimiter(lines: Sequence[str]) -> tuple[str, int]:
             share = 0.0
         if share > 0.5 and (share, -place) > best[0]:
             best = (share, -place), delimiter, width
+    if best[2] == 1 and len(lines) > 1:
+        for mark in dict.fromkeys(lines[0]):
+            if not (mark.isalnum() or mark.isspace() or mark in PUNCTUATION):
+                found = [width_of(line, mark) for line in lines]
+                if min(found) == max(found) > 1:
+                    return mark, found[0]
     return best[1], best[2]
 
 

@@ -16,9 +16,23 @@ import numpy as np
 import pandas as pd
 
 from jaxlv.data.clock import is_time
+from jaxlv.data.forms import SAMPLE, is_of_units, told_of_units
 from jaxlv.data.limits import Room, clean_name
 from jaxlv.data.moments import are_moments, at_row
-from jaxlv.data.words import KINDS, NUMBER, ROW_NUMBERS, is_adorned, is_missing, is_of_ids, is_of_time, key_of, plain
+from jaxlv.data.words import (
+    KINDS,
+    NUMBER,
+    PERHAPS_IDS,
+    ROW_NUMBERS,
+    is_adorned,
+    is_called,
+    is_missing,
+    is_of_ids,
+    is_of_time,
+    key_of,
+    loses,
+    plain,
+)
 from jaxlv.errors import JaxlvError
 
 
@@ -75,7 +89,7 @@ def tidy(frame: pd.DataFrame, where: Any, choice: Choice, notes: list[str]) -> t
     if not frame.columns.is_unique:
         double = frame.columns[frame.columns.duplicated()][0]
         raise JaxlvError("two columns have one name", where=where, found=str(double) or "no name")
-    frame, choice = _with_index(frame, choice)
+    frame, choice = _with_index(_without_units(frame, notes), choice, notes)
     table = _typed(_named(frame, where), choice, where, notes)
     return _joined(_without_row_numbers(table, choice, notes), choice, notes), choice
 
@@ -98,11 +112,11 @@ def is_text(column: pd.Series) -> bool:
 # ------------------------------------------------------------------------------------------------------- names
 
 
-def _with_index(frame: pd.DataFrame, choice: Choice) -> tuple[pd.DataFrame, Choice]:
+def _with_index(frame: pd.DataFrame, choice: Choice, notes: list[str]) -> tuple[pd.DataFrame, Choice]:
     """Returns the frame with its index as columns, if that says something."""
     index = frame.index
     if isinstance(index, pd.MultiIndex):
-        return _with_levels(frame, index, choice)
+        return _with_levels(frame, index, choice, notes)
     if index.name is not None and key_of(index.name) in map(key_of, frame.columns):
         return frame.reset_index(drop=True), choice
     if isinstance(index, pd.TimedeltaIndex):
@@ -127,22 +141,32 @@ def _tells_times(index: pd.Index) -> bool:
     return is_time(index.to_series(), np.zeros(len(index), int))
 
 
-def _with_levels(frame: pd.DataFrame, index: pd.MultiIndex, choice: Choice) -> tuple[pd.DataFrame, Choice]:
-    """Returns a frame whose index has several levels with these as columns: times, and ids if there is one more."""
-    plain_names = [
+def _with_levels(frame: pd.DataFrame, index: pd.MultiIndex, choice: Choice, notes: list[str]) -> tuple[pd.DataFrame, Choice]:
+    """Returns a frame whose index has several levels with these as columns: times, and ids of the others that differ."""
+    names = [
         name if name is not None else ("time" if i == index.nlevels - 1 else f"level_{i}_id" if i else "series")
         for i, name in enumerate(index.names)
     ]
-    frame = frame.set_axis(index.set_names(plain_names), axis=0).reset_index()
-    if choice.id is None and choice.time is None and len(plain_names) == 2:
-        dated = [
-            pd.api.types.is_datetime64_any_dtype(index.levels[i].dtype) or isinstance(index.levels[i].dtype, pd.PeriodDtype)
-            for i in range(2)
-        ]
-        called = [is_of_time(name) for name in plain_names]
-        time = dated.index(True) if sum(dated) == 1 else called.index(True) if sum(called) == 1 else 1
-        choice = replace(choice, id=str(plain_names[1 - time]), time=str(plain_names[time]))
-    return frame, choice
+    frame = frame.set_axis(index.set_names(names), axis=0).reset_index()
+    if choice.id is not None or choice.time is not None:
+        return frame, choice
+    dated = [_holds_dates(level) for level in index.levels]
+    called = [is_of_time(name) for name in names]
+    time = dated.index(True) if sum(dated) == 1 else called.index(True) if sum(called) == 1 else len(names) - 1
+    others = [name for i, name in enumerate(names) if i != time]
+    still = [name for name in others if frame[name].nunique(dropna=False) == 1]
+    others = [name for name in others if name not in still[: len(others) - 1]]
+    frame = frame.drop(columns=[name for name in still if name not in others])
+    if len(others) > 1:
+        together = " ".join(map(str, others))
+        notes.append(f"series are told apart by {' and '.join(map(str, others))}")
+        joined = frame[others].astype(str).agg(" ".join, axis=1)
+        frame, others = frame.drop(columns=others).assign(**{together: joined}), [together]
+    return frame, replace(choice, id=str(others[0]), time=str(names[time]))
+
+
+def _holds_dates(level: pd.Index) -> bool:
+    return pd.api.types.is_datetime64_any_dtype(level.dtype) or isinstance(level.dtype, pd.PeriodDtype)
 
 
 def _named(frame: pd.DataFrame, where: Any) -> pd.DataFrame:
@@ -156,6 +180,20 @@ def _named(frame: pd.DataFrame, where: Any) -> pd.DataFrame:
     return frame.set_axis(names, axis=1)
 
 
+def _without_units(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """Returns the frame without a first row that has the units of its columns."""
+    if not any(is_text(frame.iloc[:, place]) for place in range(frame.shape[1])):
+        return frame
+    cells = [
+        ["" if one is None or one is pd.NaT or one != one else str(one).strip() for one in row]
+        for row in frame.iloc[:SAMPLE].astype(object).where(frame.iloc[:SAMPLE].notna(), None).to_numpy().tolist()
+    ]
+    if not is_of_units(cells, lambda cell: NUMBER.fullmatch(plain(cell)) is not None):
+        return frame
+    notes.append(told_of_units(cells[0]))
+    return frame.iloc[1:]
+
+
 # ------------------------------------------------------------------------------------------------------- types
 
 
@@ -166,6 +204,8 @@ def _typed(table: pd.DataFrame, choice: Choice, where: Any, notes: list[str]) ->
         column = table[name]
         if pd.api.types.is_complex_dtype(column.dtype):
             raise JaxlvError(f"{name_of(name)} is complex", where=where, expected="real numbers")
+        if pd.api.types.is_timedelta64_dtype(column.dtype):
+            column = column.dt.total_seconds()
         if isinstance(column.dtype, pd.CategoricalDtype):
             column = column.astype(column.cat.categories.dtype if is_numeric(pd.Series(column.cat.categories)) else object)
         if is_text(column):
@@ -182,12 +222,12 @@ def _typed(table: pd.DataFrame, choice: Choice, where: Any, notes: list[str]) ->
 
 def _of_objects(column: pd.Series, name: str, as_ids: bool, where: Any) -> pd.Series | None:
     """Returns a column of objects as numbers, dates or texts; None if it has others."""
-    cells = column.tolist()
+    cells, is_id = column.tolist(), as_ids and not is_of_time(name) and not is_called(name, PERHAPS_IDS)
     if all(one is None or type(one) is str for one in cells):  # each text is looked at once
-        kept = {one: _cell(one) for one in {*cells}}
+        kept = {one: _cell(one, is_id) for one in {*cells}}
         cells = [kept[one] for one in cells]
     else:
-        cells = [_cell(one) for one in cells]
+        cells = [_cell(one, is_id) for one in cells]
     known = [one for one in cells if one is not None]
     if all(isinstance(one, bool) for one in known):
         return pd.Series([None if one is None else str(one) for one in cells], dtype=object)
@@ -200,6 +240,7 @@ def _of_objects(column: pd.Series, name: str, as_ids: bool, where: Any) -> pd.Se
     texts = [None if one is None else one if isinstance(one, str) else f"{one:.17g}" for one in cells]
     numeric = [one is None or bool(NUMBER.fullmatch(one)) for one in texts]
     if all(numeric):
+        as_ids = as_ids and (not is_called(name, PERHAPS_IDS) or any(loses(name, one) for one in texts if one is not None))
         return (
             pd.Series(texts, dtype=object) if as_ids else _of_numbers([None if one is None else float(one) for one in texts])
         )
@@ -208,12 +249,12 @@ def _of_objects(column: pd.Series, name: str, as_ids: bool, where: Any) -> pd.Se
     return pd.Series(texts, dtype=object)
 
 
-def _cell(one: Any) -> Any:
-    """Returns a cell as a number, date or text of Python; None if it is missing."""
+def _cell(one: Any, is_id: bool = False) -> Any:
+    """Returns a cell as a number, date or text of Python; None if it is missing. A text that is an id stays as it is."""
     if isinstance(one, bytes):
         one = one.decode("utf-8", "surrogateescape")
     if isinstance(one, str):
-        return None if is_missing(one.strip()) else plain(one.strip())
+        return None if is_missing(one.strip()) else one.strip() if is_id else plain(one.strip())
     if one is None or one is pd.NaT or one is pd.NA:
         return None
     if isinstance(one, (bool, np.bool_)):

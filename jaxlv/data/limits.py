@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ MEMORY_CAP = 2**30  # bytes that the arrays of a file may take together
 PER_SERIES = 512  # bytes that a series takes in addition to its values: its id in dicts, the hash of its values
 LONGEST_NAME = 80  # characters
 MOST_VARIABLES = 100  # figures have a panel for each
+MOST_SEPARATE = 2000  # variables that become series of their own
 
 
 class Room:
@@ -71,14 +72,16 @@ def clean_name(name: Any, where: Any, what: str = "name") -> str:
     return name.strip()
 
 
-def clean_names(names: Any, where: Any, what: str = "variable") -> tuple[str, ...]:
+def clean_names(names: Any, where: Any, what: str = "variable", most: int = MOST_VARIABLES) -> tuple[str, ...]:
     """Returns names of variables, each cleaned by `clean_name`; a single name gives a tuple of one.
 
-    Raises JaxlvError as `clean_name` does, and if two are equal or there are more than MOST_VARIABLES.
+    Raises JaxlvError as `clean_name` does, and if two are equal or there are more than `most`.
     """
     if isinstance(names, np.ndarray) and names.ndim > 1:
         raise JaxlvError(f"names of {what}s must be a list", where=where, found=f"shape {names.shape}")
     given: Iterable[Any] = np.atleast_1d(names) if isinstance(names, (str, bytes, np.ndarray)) else names
+    if isinstance(given, Sized):
+        check_count(len(given), where, what, most)
     cleaned: dict[str, int] = {}
     for place, name in enumerate(given):
         cleaned_name = clean_name(name, where, f"name of {what} {place}")
@@ -86,11 +89,13 @@ def clean_names(names: Any, where: Any, what: str = "variable") -> tuple[str, ..
             places = f"{what}s {cleaned[cleaned_name]} and {place}"
             raise JaxlvError(f"two {what}s have one name", where=where, found=f"{cleaned_name}, {places}")
         cleaned[cleaned_name] = place
-        check_count(len(cleaned), where, what)
+        check_count(len(cleaned), where, what, most)
     return tuple(cleaned)
 
 
-def check_count(count: int, where: Any, what: str = "variable") -> None:
-    """Raises JaxlvError if there are more than MOST_VARIABLES."""
-    if count > MOST_VARIABLES:
-        raise JaxlvError(f"too many {what}s", where=where, expected=f"at most {MOST_VARIABLES}", found=count)
+def check_count(count: int, where: Any, what: str = "variable", most: int = MOST_VARIABLES) -> None:
+    """Raises JaxlvError if there are more than `most`."""
+    if count > most:
+        apart = "--separate (separate=) makes each a series of its own; --columns (columns=) chooses some"
+        hint = apart if what == "variable" and most < MOST_SEPARATE else None
+        raise JaxlvError(f"too many {what}s", where=where, expected=f"at most {most}", found=count, hint=hint)

@@ -82,6 +82,8 @@ def _read(data: Any, choice: Choice, memory_cap: int) -> Observations:
         return joined(parts, list(several), "frames")
     if isinstance(data, Mapping):
         return of_named(data, "arrays", choice)
+    if isinstance(data, np.ndarray) and data.dtype.kind == "O" and data.ndim == 1 and len(data):
+        data = list(data) if all(_is_array(one) for one in data) else data
     if isinstance(data, (list, tuple)) and len(data) and all(_is_array(one) for one in data):
         return of_list(data, "series", choice)
     return of_arrays(data, choice=choice)

@@ -172,7 +172,8 @@ def _texts(column: pd.Series, rows: np.ndarray, where: Any, word: str) -> list[P
             found = _shifted(bare, zones)
     found = found or _formats(column)
     if not found:
-        row = next((row for row, one in enumerate(column) if not _formats(pd.Series([one]))), 0)
+        numbers = list(map(NUMBER.fullmatch, column))
+        row = next((row for row, one in enumerate(column) if not (numbers[row] or _formats(pd.Series([one])))), 0)
         expected = "numbers, or dates such as 2015-01-31, 2015-01 or 2015Q1"
         raise JaxlvError(
             f"{word} is not a time", where=at_row(where, int(rows[row])), expected=expected, found=repr(column[row])

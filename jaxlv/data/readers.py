@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import re
 import struct
 import zipfile
 from collections import Counter
@@ -20,10 +21,11 @@ import pandas as pd
 
 from jaxlv.data import hdf5, texts
 from jaxlv.data.arrays import check_dtype
-from jaxlv.data.forms import above_header
+from jaxlv.data.forms import above_header, is_of_units, told_of_units
 from jaxlv.data.frames import Origin
 from jaxlv.data.limits import MEMORY_CAP, Room, check_count, clean_name
 from jaxlv.data.lines import encoding_of
+from jaxlv.data.words import NUMBER
 from jaxlv.errors import JaxlvError
 from jaxlv.storage.door import is_there, opened
 
@@ -38,6 +40,12 @@ CONTENTS = {"npz archive": "zip archive", "spreadsheet": "zip archive"}
 USER_BLOCKS = (512, 1024, 2048)  # bytes that may stand before the content of HDF5, as in MATLAB's files
 HEADER = 10_000  # bytes in the header of an npy file: numpy's own limit, which it checks only after reading the header
 DIRECTORY = 1 << 20  # bytes of a zip archive held at once, above all the list of its members
+SHEET = re.compile(r"xl/worksheets/[^/]+\.xml")
+UNCOMPUTED = re.compile(
+    r'<c (?![^<>]{0,200}t="str")[^<>]{0,200}?r="(\w{1,10})"[^<>]{0,200}><f(?:[^<>]{0,200}/>|[^<>]{0,200}>[^<]{0,8192}</f>)'
+    r"(?:<v ?/>|<v></v>|</c>)"
+)
+"""A cell with a formula and without a value, which texts may be; bounded, so that no file makes the search long."""
 ENCRYPTED = 1  # the flag of a member of a zip archive
 _SIGNATURES = (
     (b"\x89HDF\r\n\x1a\n", "HDF5"),
@@ -85,7 +93,11 @@ def _checked_kind(path: Path, memory_cap: int) -> str:
         head = stream.read(2048 + 8)
         size = stream.seek(0, io.SEEK_END)
     if expected is None:
-        raise JaxlvError("unknown kind of file", where=path, expected=", ".join(FORMATS), found=path.suffix or "no suffix")
+        found_suffix = "".join(path.suffixes[-2:]) if suffix == ".gz" else path.suffix
+        hint = "text that is packed is called .csv.gz, or .tsv.gz" if suffix == ".gz" else None
+        raise JaxlvError(
+            "unknown kind of file", where=path, expected=", ".join(FORMATS), found=found_suffix or "no suffix", hint=hint
+        )
     found = _sniff(head)
     if found != CONTENTS.get(expected, expected) and suffix != ".xls":
         hint = "run `git lfs pull` to get the file itself" if "git-LFS" in found else None
@@ -208,6 +220,7 @@ def _read_excel(path: Path, room: Room) -> dict[str, Any]:
             pieces = _Pieces(stream.raw)  # held until the stream is closed, which it would close otherwise
             with zipfile.ZipFile(pieces) as archive:
                 room.passing(sum(member.file_size for member in archive.infolist()) * 4)
+                _check_formulas(archive, path)
     with opened(path) as stream:
         sheets = pd.read_excel(stream, sheet_name=None, header=None, dtype=object, engine=engine)  # type: ignore[call-overload]
     filled = {name: frame.dropna(how="all") for name, frame in sheets.items() if len(frame)}
@@ -217,13 +230,25 @@ def _read_excel(path: Path, room: Room) -> dict[str, Any]:
     return _headed(next(iter(filled.values())), path, room)
 
 
+def _check_formulas(archive: zipfile.ZipFile, path: Path) -> None:
+    """Raises JaxlvError if a cell has a formula without its value, as programs write it that compute nothing."""
+    for name in (one for one in archive.namelist() if SHEET.fullmatch(one)):
+        if found := UNCOMPUTED.search(archive.read(name).decode("utf-8", "replace")):
+            hint = "open it in a spreadsheet program and save it, or save it as CSV"
+            raise JaxlvError("a formula has no value", where=path, found=f"cell {found[1]}", hint=hint)
+
+
 def _headed(sheet: pd.DataFrame, path: Path, room: Room) -> dict[str, Any]:
     """Returns the cells of a sheet as a table: its first line with as many cells as most lines have is the header."""
     cells = [["" if one is None or one != one else str(one) for one in row] for row in sheet.to_numpy(object).tolist()]
     width = Counter(max((i + 1 for i, cell in enumerate(row) if cell), default=0) for row in cells).most_common(1)[0][0]
     above = above_header(cells, width)
     notes = [f"{above} line{'s' * (above > 1)} above the header skipped"] if above else []
-    frame = sheet.iloc[above + 1 :].set_axis(cells[above], axis=1)
+    first = above + 1
+    if is_of_units(cells[first:], lambda cell: NUMBER.fullmatch(cell) is not None):
+        notes.append(told_of_units(cells[first]))
+        first += 1
+    frame = sheet.iloc[first:].set_axis(cells[above], axis=1)
     frame = frame.loc[:, [bool(name) or not column.isna().all() for name, column in frame.items()]]
     lines = [f"row {number + 1}" for number in frame.index]
     return {"frame": frame.reset_index(drop=True), "origin": Origin(path, room, lines), "notes": notes}

@@ -24,7 +24,7 @@ from jaxlv.data.frames import Origin, not_a_number
 from jaxlv.data.limits import Room, clean_name
 from jaxlv.data.lines import LINE, Ahead, Text, cells_of, lines_of
 from jaxlv.data.moments import are_moments
-from jaxlv.data.words import KINDS, is_adorned, is_missing, is_of_ids, key_of
+from jaxlv.data.words import KINDS, is_adorned, is_missing, is_of_ids, key_of, loses
 from jaxlv.errors import JaxlvError
 
 TEXT = 64  # bytes that a cell of text takes
@@ -42,6 +42,7 @@ CAREFULLY = ('"', "\0", "#", "%", "!", "//", "\x1a")  # what quoted cells, comme
 class _Column:
     """What a column holds: numbers, missing values, and texts; and its values so far, if they can be kept as they come."""
 
+    name: str
     as_ids: bool  # whether it may hold texts beside numbers
     known_text: bool = False  # read before: it is one of texts
     numbers: int = 0
@@ -64,9 +65,10 @@ class _Column:
         plain = None if form.thousands else _plain(cells)
         if plain is not None:
             self.numbers += len(cells)
-            self.apart |= self.as_ids and any(map(_is_apart, cells))
+            self.apart |= self.as_ids and any(loses(self.name, cell) for cell in {*cells})
         else:
             of_kind = {cell: _kind(cell, form) for cell in {*cells}}
+            self.apart |= self.as_ids and any(loses(self.name, one) for one, kind in of_kind.items() if kind == "number")
             self._count(Counter(map(of_kind.__getitem__, cells)))
             if not before and self.texts:
                 number, cell = next(one for one in zip(lines, cells, strict=True) if of_kind[one[1]] in TEXTS)
@@ -82,8 +84,7 @@ class _Column:
 
     def _count(self, seen: Mapping[str, int]) -> None:
         self.missing += seen.get("missing", 0)
-        self.numbers += seen.get("number", 0) + seen.get("apart", 0)
-        self.apart |= "apart" in seen
+        self.numbers += seen.get("number", 0)
         self.texts += sum(seen.get(kind, 0) for kind in TEXTS)
         self.adorned += seen.get("adorned", 0)
 
@@ -112,8 +113,9 @@ def read_table(path: Path, room: Room, packed: bool, ids: str | None = None) -> 
         header, columns, lines = _read(path, form, room, packed, ids, [column.is_text for column in columns])
     for name, column in zip(header, columns, strict=True):
         _check_marks(name, column)
-    frame = pd.DataFrame({place: _series(column) for place, column in enumerate(columns)})
-    return Table(frame.set_axis(header, axis=1), Origin(path, room, lines), notes)
+    kept = [place for place, column in enumerate(columns) if header[place] or column.missing < len(lines)]
+    frame = pd.DataFrame({place: _series(columns[place]) for place in kept})
+    return Table(frame.set_axis([header[place] for place in kept], axis=1), Origin(path, room, lines), notes)
 
 
 class _Read(NamedTuple):
@@ -132,7 +134,9 @@ def _read(
     with Text(path, form.encoding, room, packed) as stream:
         ahead = Ahead(stream)
         header = _header(_rows(ahead, path, form), path, form)
-        columns = [_Column(is_of_ids(name) or key_of(name) in (*KINDS, key_of(ids))) for name in header]
+        for _ in range(form.below):
+            next(_rows(ahead, path, form, 0))
+        columns = [_Column(name, is_of_ids(name) or key_of(name) in (*KINDS, key_of(ids))) for name in header]
         for column, known in zip(columns, texts or (), strict=False):
             column.known_text, column.values = known, [] if known else column.values
         for numbers, block in _blocks(ahead, path, form, header):
@@ -253,18 +257,12 @@ def _once(cell: str, held: dict[str, str]) -> str:
 
 
 def _kind(cell: str, form: Form) -> str:
-    """Returns what a cell is: missing, a number, one with digits that it would lose ("apart"), a text, or one that is a
-    number with marks beside it ("adorned").
-    """
+    """Returns what a cell is: missing, a number, a text, or one that is a number with marks beside it ("adorned")."""
     if is_missing(cell):
         return "missing"
     if numeric(cell, form) is not None:
-        return "apart" if _is_apart(cell) else "number"
+        return "number"
     return "adorned" if is_adorned(cell) else "text"
-
-
-def _is_apart(cell: str) -> bool:
-    return len(cell) > 1 and cell[0] == "0" and cell[1].isdigit()
 
 
 def _check_column(name: str, column: _Column) -> None:

@@ -21,6 +21,8 @@ IDS = (
     "unique_id", "series", "series_id", "id", "ids", "uid", "item_id", "site", "station", "plot", "location", "region",
     "population", "replicate", "run", "group", "instance", "instances",
 )  # fmt: skip
+PERHAPS_IDS = ("population", "run", "group")
+"""Of these names, those that a count may have: of columns of numbers only those are ids without which times repeat."""
 KINDS = (
     "variable", "species", "taxon", "feature", "variable_name", "species_name", "common_name", "scientific_name",
     "indicator", "metric", "parameter",
@@ -48,6 +50,11 @@ CALENDAR = {
     "yday": "day_of_year", "week": "week", "week_of_year": "week",
 }  # fmt: skip
 """Names of columns that repeat a part of a date, with pandas' name of that part."""
+MONTHS = frozenset(
+    ("january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
+     "december", "jan", "feb", "mar", "apr", "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec")
+)  # fmt: skip
+QUARTERS = frozenset(("q1", "q2", "q3", "q4"))
 ROW_NUMBERS = ("", "unnamed:_0", "index", "rownames", "row_names", "row", "rowid", "row_number", "x1", "...1", "obs")
 MISSING = frozenset(
     ["", "na", "n/a", "nan", "null", "none", "-", "--", ".", "..", "?", "missing", "#n/a", "<na>", "nd", "n.d.", "-nan",
@@ -62,6 +69,9 @@ PREDATORS = re.compile(
 """Of two variables the one that is named so comes second, as the predator does in what the base was trained on."""
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 INFINITE = re.compile(r"[+-]?(inf|infinity)", re.IGNORECASE)
+KEPT = re.compile(r"-?(0|[1-9]\d{0,14})(\.0|\.\d*[1-9])?")
+"""Ids that are the same as numbers, or without the 0 behind a point; others are not, as 007, 1.10, 1E5 and many digits."""
+LEADING = re.compile(r"0\d.*")
 FORTRAN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[dD][+-]?\d+")
 GROUPED = re.compile(r"[+-]?\d{1,3}(?:([ \u00a0\u202f\u2009'’_])\d{3})(?:\1\d{3})*(?:[.,]\d+)?")
 """A number whose thousands stand apart by a blank or an apostrophe."""
@@ -92,6 +102,13 @@ def is_of_time(name: Any) -> bool:
 def is_of_ids(name: Any) -> bool:
     """Tells whether a name is that of ids, or ends as one: `plot_id`, `site_code`."""
     return is_called(name, IDS) or key_of(name).endswith(("_id", "_code"))
+
+
+def loses(name: Any, cell: str) -> bool:
+    """Tells whether a number in a column of ids would not be the same id as a number; of a name that a count may have, too,
+    only leading zeros tell that.
+    """
+    return bool(LEADING.fullmatch(cell)) if is_called(name, PERHAPS_IDS) else not KEPT.fullmatch(cell)
 
 
 def plain(cell: str) -> str:

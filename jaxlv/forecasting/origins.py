@@ -11,10 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxlv.config import COUNT
 from jaxlv.data.observations import FILLED, MOST_MISSING, USUAL, Handling, shifts
 from jaxlv.data.series import SeriesSet
 from jaxlv.errors import JaxlvError
 from jaxlv.forecasting.request import Request
+from jaxlv.settings import Statement, settled
 
 LEAST = 5  # steps of the shortest context: VAR(3) needs more than three, and a model some
 
@@ -29,6 +31,12 @@ class Rolling:
     notes: tuple[str, ...] = ()
 
 
+WORDS = {
+    "horizon": "steps ahead", "origins": "forecasts of each series", "every": "steps between origins",
+    "context": "steps before an origin",
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Origins:
     """Says from where series are forecast: from `count` of their steps, `every` so many steps (by default `horizon`), from
@@ -41,6 +49,13 @@ class Origins:
     every: int | None = None
     context: int | None = None
     least: int = LEAST
+
+    def __post_init__(self) -> None:
+        """Raises JaxlvError if a number is not allowed."""
+        for name, word in (("horizon", "horizon"), ("count", "origins"), ("every", "every"), ("context", "context")):
+            given = getattr(self, name)
+            if given is not None:
+                object.__setattr__(self, name, settled(given, Statement(int, WORDS[word], COUNT), word))
 
 
 def rolling(series: SeriesSet, origins: Origins, handling: Handling = USUAL) -> Rolling:

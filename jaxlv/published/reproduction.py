@@ -186,13 +186,23 @@ def _row(stage: Stage, carried: Settings, known: list[Cell]) -> StagePlan:
     return StagePlan(stage.name, len(new), sum(cell.config.train.steps for cell in new), tuple(events))
 
 
-def beside(system: System, stages: Sequence[Stage], part: tuple[Part, int]) -> list[StagePlan]:
-    """Returns what showing the paper's errors costs, measured on a part, and the analyses of the final run."""
+def beside(system: System, stages: Sequence[Stage], part: tuple[Part, int], model: ModelConfig) -> list[StagePlan]:
+    """Returns what showing the paper's errors costs, measured on a part, and the analyses of the final run, whatever the
+    stages before it choose: each at the settings that cost most.
+    """
     by_name = {stage.name: stage for stage in stages}
-    final, grid = by_name["final"].cells()[0].config, by_name["grid"].cells()[-1].config
+    choices = _choices(by_name[name] for name in HANDS_ON["final"])
+    rows = (_beside(system, by_name, part, carried) for carried in choices)
+    return [max(each, key=lambda one: one.flops(model, system.convention)) for each in zip(*rows, strict=True)]
+
+
+def _beside(system: System, by_name: Mapping[str, Stage], part: tuple[Part, int], carried: Settings) -> list[StagePlan]:
+    """Returns the same for one choice."""
+    final, tried = by_name["final"].cells(carried)[0].config, by_name["grid"].cells()
+    grid = next(cell.config for cell in tried if cell.settings.items() <= carried.items())
     event, events = billing.event_of(final), []
     for fault in system.faults:
-        lengths = [cell.config for cell in by_name["context"].cells()]
+        lengths = [cell.config for cell in by_name["context"].cells(carried)]
         for config in {"loss": [final], "lengths": lengths}.get(fault.kind, []):
             events += [replace(read, count=2 * read.count) for read in validation(config, billing.event_of(config), STEPS)]
         for config in {"training": [grid], "lengths": lengths}.get(fault.kind, []):
@@ -270,6 +280,10 @@ def at_dearest(stage: Stage, before: Sequence[Stage], model: ModelConfig, conven
         known: list[Cell] = []
         return _row(stage, carried, known)
 
-    choices = itertools.product(*(one.combinations for one in before))
-    rows = (row({name: value for settings in choice for name, value in settings.items()}) for choice in choices)
-    return max(rows, key=lambda one: one.flops(model, convention))
+    return max(map(row, _choices(before)), key=lambda one: one.flops(model, convention))
+
+
+def _choices(before: Iterable[Stage]) -> list[Settings]:
+    """Returns the settings that stages can choose together."""
+    each = itertools.product(*(one.combinations for one in before))
+    return [{name: value for settings in choice for name, value in settings.items()} for choice in each]

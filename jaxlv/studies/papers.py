@@ -77,6 +77,12 @@ class Reproduction:
             rows = [dearest.get(row.stage, row) for row in rows]
         return reproduction.budget_of(rows, self.model, self.system.convention)
 
+    @functools.cached_property
+    def beside(self) -> BudgetConfig:
+        """Returns the [budget] of what stands beside the paper's own work."""
+        rows = reproduction.beside(self.system, self.stages, self.counted(self.stages)[0], self.model)
+        return reproduction.budget_of(rows, self.model, self.system.convention)
+
     def dearest(self, stage: Stage) -> reproduction.StagePlan:
         """Returns the plan of a stage at its dearest."""
         before = [self.stage(name) for name in reproduction.HANDS_ON[stage.name]]

@@ -35,9 +35,7 @@ FILE = "beside.jsonl"
 
 def paid_beside(work: Reproduction, config: RunConfig, phase: str) -> RunConfig:
     """Returns the config, paid from the ledger of what stands beside the paper's own work."""
-    rows = reproduction.beside(work.system, work.stages, work.counted(work.stages)[0])
-    budget = reproduction.budget_of(rows, work.model, work.system.convention)
-    return reproduction.with_budget(config, phase, replace(budget, ledger=f"../../{FILE}"))
+    return reproduction.with_budget(config, phase, replace(work.beside, ledger=f"../../{FILE}"))
 
 
 @contextlib.contextmanager
