@@ -161,7 +161,7 @@ def test_a_series_that_cannot_be_written_stops_nobody_else():
     values = np.ones((3, 6, 2)) * np.array([1.0, 2.0, 3.0])[:, None, None]
     values[1, :, 1] = 0
     forecaster = forecaster_of(ramp)
-    with pytest.warns(JaxlvWarning, match="series 1 is left out: predator is 0 throughout its context"):
+    with pytest.warns(JaxlvWarning, match="series 1 is left out: predator is 0 throughout its context; columns = the other"):
         found = forecaster.predict(values, horizon=1, samples=1)
     assert found.made.ids_N.tolist() == [0, 2] and asked_of(forecaster).series.values_NTV[1, 0, 0] == 3
     with pytest.raises(JaxlvError, match="no series can be forecast; found predator is 0"):

@@ -75,7 +75,8 @@ def _unusable(series: SeriesSet, forecaster: Sampler, context: int) -> Iterator[
         try:
             forecaster.codec.encode(values_TV, forecaster.codec.fit(values_TV, values_TV))
         except JaxlvError as fault:
-            yield one, f"{zero[0]} is 0 throughout its context" if zero else str(fault)
+            others = "; columns = the other variables forecasts these" if zero and len(zero) < len(series.variables) else ""
+            yield one, f"{zero[0]} is 0 throughout its context{others}" if zero else str(fault)
 
 
 def unmarked(series: SeriesSet, forecaster: Sampler) -> Iterator[str]:
