@@ -20,6 +20,7 @@ import pytest
 
 from jaxlv.data import hdf5
 from jaxlv.data.loading import load_series
+from jaxlv.errors import JaxlvError
 
 NAN = float("nan")
 
@@ -324,6 +325,31 @@ def _array(column: pd.Series) -> np.ndarray:
     return values.astype(str) if values.dtype.kind == "O" or str(column.dtype).startswith("str") else values
 
 
+def records(content: Content) -> np.ndarray:
+    columns = {str(name): _array(column) for name, column in content.table().items()}
+    return np.rec.fromarrays(list(columns.values()), names=list(columns))
+
+
+def fields_npy(content: Content, folder: Path) -> Found:
+    np.save(folder / "x.npy", records(content))
+    return Found(folder / "x.npy", content)
+
+
+def fields_npz(content: Content, folder: Path) -> Found:
+    np.savez_compressed(folder / "x.npz", table=records(content))
+    return Found(folder / "x.npz", content)
+
+
+def fields_hdf5(content: Content, folder: Path) -> Found:
+    """Texts of any length, as PyTables and h5py write them, beside a group."""
+    made = records(content)
+    types = [(name, h5py.string_dtype() if made.dtype[name].kind == "U" else made.dtype[name]) for name in made.dtype.names]
+    with h5py.File(folder / "x.h5", "w") as file:
+        file.create_dataset("table", data=np.array(made.tolist(), types))
+        file.create_group("about")
+    return Found(folder / "x.h5", content)
+
+
 def npz_block(content: Content, folder: Path) -> Found | None:
     if not content.complete:
         return None
@@ -428,6 +454,7 @@ FORMATS: dict[str, Make] = {
     "dict": lambda content, folder: Found({n: c.tolist() for n, c in content.table().items()}, content),
     "rows": lambda content, folder: Found(content.table().to_dict("records"), content),
     "fields": lambda content, folder: Found(content.table().to_records(index=False), content),
+    "fields, npy": fields_npy, "fields, npz": fields_npz, "fields, HDF5": fields_hdf5,
     "frame": lambda content, folder: Found(dates_of(content), content, stamp),
     "frame of objects": lambda content, folder: Found(content.table().astype(object), content),
     "frame of texts": lambda content, folder: Found(content.table().astype(str), _text_ids(content), str),
@@ -495,3 +522,33 @@ def test_formats_hold_most_contents(tmp_path):
     few = {"Nixtla": 2, "Nixtla frame": 2, "HDF5, trajectories": 5, "NetCDF": 2, "MATLAB": 6, "npz, block": 7}
     few |= {"npy": 6, "array": 6, "masked array": 6, "lists": 7, "indexed by time": 6}
     assert counts == {form: few.get(form, len(CONTENTS)) for form in counts}
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    {
+        "two numbers": (("lynx", "f8", (2,)), r":lynx: wrong type; expected integers or floats"),
+        "fields": (("lynx", [("a", "f8"), ("b", "f8")]), r":lynx: wrong type"),
+        "complex": (("lynx", "c16"), r":lynx: wrong type"),
+    }.values(),
+)
+def test_fields_that_are_no_numbers_are_refused_by_their_names(field, message, tmp_path):
+    """The same in Python and in a file; nothing is flattened."""
+    made = np.zeros(5, [("hare", "f8"), field])
+    np.save(tmp_path / "x.npy", made)
+    np.savez(tmp_path / "x.npz", made)
+    for data in (made, tmp_path / "x.npy", tmp_path / "x.npz"):
+        with pytest.raises(JaxlvError, match=message):
+            load_series(data)
+
+
+def test_records_are_the_only_array_of_their_file(tmp_path):
+    made = records(CONTENTS["years"])
+    np.savez(tmp_path / "x.npz", here=made, there=made)
+    with pytest.raises(JaxlvError, match="records beside other arrays; expected one array of records; found here, there"):
+        load_series(tmp_path / "x.npz")
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["here"] = file["there"] = np.zeros(3, [("hare", "f8")])
+        file["there2"] = np.zeros(3, [("hare", "f8")])
+    with pytest.raises(JaxlvError, match="has no dataset trajectories; found here, there, there2"):
+        load_series(tmp_path / "x.h5")

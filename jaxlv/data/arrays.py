@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from jaxlv.errors import JaxlvError
 
@@ -27,6 +28,28 @@ def check_dtype(dtype: np.dtype, where: Any) -> None:
     """Raises JaxlvError if the type is neither an integer nor a float of at most 64 bits."""
     if dtype.kind not in "iuf" or not np.can_cast(dtype, np.float64, "safe"):
         raise JaxlvError("wrong type", where=where, expected="integers or floats of up to 64 bits", found=dtype)
+
+
+def check_fields(dtype: np.dtype, where: Any, objects: bool = False) -> None:
+    """Raises JaxlvError unless every field of a record is a number of at most 64 bits, a text, a date, or, with `objects`,
+    anything.
+    """
+    for name in dtype.names or ():
+        if dtype[name].kind not in ("bUSMO" if objects else "bUSM"):
+            check_dtype(dtype[name], f"{where}:{name}")
+
+
+def of_records(records: np.ndarray) -> pd.DataFrame:
+    """Returns an array with named fields as a table: a column for each field."""
+    columns = {name: np.ma.filled(records[name].ravel()) for name in records.dtype.names or ()}
+    return pd.DataFrame({
+        name: pd.Series([_decoded(one) for one in values.tolist()] if values.dtype.kind in "SO" else values)
+        for name, values in columns.items()
+    })  # fmt: skip
+
+
+def _decoded(cell: Any) -> Any:
+    return cell.decode("utf-8", "surrogateescape") if isinstance(cell, bytes) else cell
 
 
 def as_float64(values: np.ndarray, where: Any, own: bool = False) -> np.ndarray:

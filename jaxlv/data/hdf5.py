@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from h5py import h5pl
 
-from jaxlv.data.arrays import check_dtype, keys_of
+from jaxlv.data.arrays import check_dtype, keys_of, of_records
 from jaxlv.data.limits import MOST_VARIABLES, Room, check_count, clean_name, clean_names
 from jaxlv.errors import JaxlvError, printable
 from jaxlv.storage import apart
@@ -95,7 +95,8 @@ def _read(path: Path, memory_cap: int, sized: Callable[[int], None] = lambda siz
         parameters = {} if simulation is None else _parameters(simulation, count, path, room)
         every = (*held.values(), *parameters.values())
         for dataset in held.values():
-            (room.trajectories if len(dataset.shape) == 3 else room.array)(dataset.shape)
+            fields = [dataset.dtype[name].itemsize for name in dataset.dtype.names or ()]
+            (room.trajectories if len(dataset.shape) == 3 else room.array)(dataset.shape, sum(max(one, 8) for one in fields))
         # A chunk is always unpacked as a whole, however little of it the shape shows.
         chunk = 8 * max((math.prod(dataset.chunks or (0,)) for dataset in every), default=0)
         room.passing(chunk)
@@ -108,22 +109,27 @@ def _read(path: Path, memory_cap: int, sized: Callable[[int], None] = lambda siz
         if simulation is not None:
             drawn = {name: dataset[()].astype(np.float64) for name, dataset in parameters.items()}
             source["simulation"] = {**_settings(simulation, path, room), "parameters": drawn}
-    return {"arrays": arrays, "source": source}
+    table = next((values for values in arrays.values() if values.dtype.names), None)
+    return {"arrays": arrays, "source": source} if table is None else {"frame": of_records(table), "source": source}
 
 
 def _datasets(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
-    """Returns the datasets at the top of a file that hold numbers or texts: "trajectories" and what belongs to it, or all.
+    """Returns the datasets at the top of a file with numbers or texts: "trajectories" and what belongs to it, or all; if
+    none has, the one that holds records.
 
     Raises JaxlvError if there are none, or too many, and if one of them is not in the file itself.
     """
     if len(file) > MOST_DATASETS:
         raise JaxlvError("too many datasets", where=path, expected=f"at most {MOST_DATASETS}", found=len(file))
     found: dict[str, h5py.Dataset] = {}
+    tables: dict[str, h5py.Dataset] = {}
     for key in file:
         if key.startswith("#") or key == "simulation":  # "#refs#" of MATLAB
             continue
         if key not in OWN and not _is_hard(file, key):
             raise JaxlvError("is a soft or external link", where=f"{path}:{key}", expected="data inside the file")
+        if key not in OWN and _is_table(file[key]):
+            tables[clean_name(key, path, "name of a dataset")] = _own_dataset(file, key, path)
         if key not in OWN and not (isinstance(file[key], h5py.Dataset) and _is_readable(file[key].dtype)):
             continue
         found[clean_name(key, path, "name of a dataset")] = _own_dataset(file, key, path)
@@ -131,6 +137,8 @@ def _datasets(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
         wanted = ("trajectories", "time", *NAMES_OF_ARRAYS)
         found = {name: dataset for name, dataset in found.items() if name in wanted}
     held = {name: one for name, one in found.items() if one.shape and (all(one.shape) or name in OWN) and not _is_scale(one)}
+    if not held and len(tables) == 1:
+        return tables
     if not held:
         raise JaxlvError("has no dataset trajectories", where=path, found=keys_of(file))
     return held
@@ -154,6 +162,13 @@ def _is_hard(group: h5py.Group, key: str) -> bool:
 def _is_readable(dtype: np.dtype) -> bool:
     """Tells whether a dataset holds numbers or texts; others, such as references of MATLAB's cells, are passed over."""
     return dtype.kind in "iufc" or h5py.check_string_dtype(dtype) is not None
+
+
+def _is_table(one: Any) -> bool:
+    """Tells whether something in a file is a list of records, whose fields are numbers or texts."""
+    if not isinstance(one, h5py.Dataset) or len(one.shape or ()) != 1:
+        return False
+    return bool(one.dtype.names) and all(_is_readable(one.dtype[name]) for name in one.dtype.names)
 
 
 def _is_scale(dataset: h5py.Dataset) -> bool:
@@ -286,7 +301,7 @@ def _own_dataset(group: h5py.Group, key: str, path: Path) -> h5py.Dataset:
         raise JaxlvError(f"is {reach}", where=where, expected="data inside the file")
     if dataset.shape is None:
         raise JaxlvError("holds no data", where=where)
-    if h5py.check_string_dtype(dataset.dtype) is None:
+    if dataset.dtype.names is None and h5py.check_string_dtype(dataset.dtype) is None:
         check_dtype(dataset.dtype, where)
     return dataset
 

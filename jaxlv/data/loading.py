@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from jaxlv.activity import doing
+from jaxlv.data.arrays import check_fields, of_records
 from jaxlv.data.clock import Clock
 from jaxlv.data.columns import observed
 from jaxlv.data.contents import joined, of_arrays, of_list, of_named
@@ -39,7 +40,8 @@ def load_series(
     Args:
         data: the path of a file (CSV and other text, .gz of it, parquet, Excel, HDF5, NetCDF 4, MATLAB 7.3, npy, npz); a
             pandas or polars frame, wide (a column for each variable), long (series, time, variable, value) or in Nixtla's
-            form (unique_id, ds, y); a pandas Series; an array (T,), (T, V) or (N, T, V); a list of arrays of any lengths or
+            form (unique_id, ds, y); a pandas Series; an array (T,), (T, V) or (N, T, V), or one
+            with named fields; a list of arrays of any lengths or
             of frames; or a mapping of names to arrays, or of ids to frames.
         id: the column that tells series apart; found by its name if not given.
         time: the column of times; found by its name if not given.
@@ -103,7 +105,8 @@ def _frame(data: Any) -> pd.DataFrame | None:
     if isinstance(data, pd.Series):
         return data.to_frame(name=data.name if data.name is not None else "value")
     if isinstance(data, np.ndarray) and data.dtype.names is not None:
-        return pd.DataFrame({name: pd.Series(np.ma.filled(data[name].ravel())) for name in data.dtype.names})
+        check_fields(data.dtype, "array", objects=True)
+        return of_records(data)
     if isinstance(data, (list, tuple)) and len(data) and all(isinstance(one, Mapping) for one in data):
         return pd.DataFrame(list(data))
     kind = type(data).__module__.partition(".")[0]

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from jaxlv.data import hdf5, texts
-from jaxlv.data.arrays import check_dtype
+from jaxlv.data.arrays import check_dtype, check_fields, keys_of, of_records
 from jaxlv.data.forms import above_header, is_of_units, told_of_units
 from jaxlv.data.frames import Origin
 from jaxlv.data.limits import MEMORY_CAP, Room, check_count, clean_name
@@ -137,7 +137,8 @@ def readable(path: Path) -> Iterator[None]:
 def _read_npy(path: Path, room: Room) -> dict[str, Any]:
     with opened(path) as stream:
         _check_array(stream, path, room)
-        return {"values": np.lib.format.read_array(stream, allow_pickle=False), "arrays": {}}
+        values = np.lib.format.read_array(stream, allow_pickle=False)
+    return {"values": values, "arrays": {}} if values.dtype.names is None else {"frame": of_records(values)}
 
 
 def _check_array(stream: BinaryIO, where: Any, room: Room, named: bool = False) -> None:
@@ -155,7 +156,10 @@ def _check_array(stream: BinaryIO, where: Any, room: Room, named: bool = False) 
     stream.seek(stream.tell() - width)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read_header(stream)
-    if named and dtype.kind in "USM":
+    if dtype.names is not None:
+        check_fields(dtype, where)
+        room.array(shape, sum(max(dtype[name].itemsize, 8) for name in dtype.names))
+    elif named and dtype.kind in "USM":
         room.array(shape, dtype.itemsize)
     else:
         check_dtype(dtype, where)
@@ -194,7 +198,10 @@ def _read_npz(path: Path, room: Room) -> dict[str, Any]:
         for key, member in members.items():
             with archive.open(member) as packed:
                 arrays[clean_name(key, path, "name of an array")] = np.lib.format.read_array(packed, allow_pickle=False)
-    return {"arrays": arrays}
+    records = [key for key, values in arrays.items() if values.dtype.names is not None]
+    if records and len(arrays) > 1:
+        raise JaxlvError("records beside other arrays", where=path, expected="one array of records", found=keys_of(arrays))
+    return {"frame": of_records(arrays[records[0]])} if records else {"arrays": arrays}
 
 
 # ----------------------------------------------------------------------------------------------------- tables
