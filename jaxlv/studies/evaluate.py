@@ -153,7 +153,8 @@ def _windows(subject: Subject, asked: Asked, model: Sampler, protocol: EvaluateC
     count = asked.origins or 1
     made = given.windows(found, model, Origins(horizon, count, asked.every, context), asked.handling, subject.run)
     say(f"data: {found.told}")
-    say(f"{len(made.windows)} windows: {count} of each series at most, {asked.every or horizon} steps apart")
+    windows = f"{len(made.windows)} window{'s' * (len(made.windows) > 1)}"
+    say(f"{windows}: {count} of each series at most, {asked.every or horizon} steps apart")
     for note in made.notes:
         say(f"note: {note}")
     return _Chosen(made.windows, replace(protocol, context=made.context, horizon=horizon))
