@@ -151,7 +151,7 @@ def test_a_forecaster_says_which_base_made_its_forecast(clean, noisy):
 
 def test_either_base_is_opened_as_was_asked_for(monkeypatch):
     opened = []
-    monkeypatch.setattr(choice, "_opened", opened.append)
+    monkeypatch.setattr(sources, "open_base", opened.append)
     assert replace(EITHER, settings=ModelSettings(path="embedded", weights="int8"))._field is None
     assert opened == [ModelSettings(path=FIELD, weights="int8")]
 

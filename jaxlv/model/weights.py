@@ -110,11 +110,11 @@ def resolve(folder_or_hub_id: str | Path, revision: str | None = None) -> Path:
     `revision` of anything else than a hub id.
     """
     name = str(folder_or_hub_id)
-    folder = EMBEDDED.get(name) or Path(at_home(folder_or_hub_id))
+    folder = str(EMBEDDED.get(name, at_home(folder_or_hub_id)))
     if os.path.isdir(folder):
         if revision:
             raise JaxlvError("a revision is of a hub id", where=name, expected="none", found=repr(revision))
-        return folder
+        return Path(folder)
     if os.path.lexists(folder):
         raise JaxlvError("not a model folder", where=folder, expected="a folder or a hub id", found="a file")
     return hub.snapshot(hub.checked(name), revision)
