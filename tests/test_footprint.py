@@ -104,13 +104,38 @@ def test_the_doctor_tells_what_every_way_of_sharing_takes(config):
     ways = {share.name: share for share in doctor.shares(config, 4, 80)}
     assert len(ways) == 3 * 2 * 2
     whole = bytes_of(Qwen2(FAMILY["qwen2.5-7b"], jnp.dtype("bfloat16")))
-    assert [ways[f"{data} x {4 // data}, cudnn"].bytes.parameters for data in (4, 2, 1)] == [whole, whole // 2, whole // 4]
+    norms = 2 * 3584 * (2 * 28 + 1)  # and the bias of outputs that no device has alone: none, as 28 and 4 heads divide
+    held = [ways[f"{data} x {4 // data}, cudnn"].bytes.parameters for data in (4, 2, 1)]
+    assert held == [whole, norms + (whole - norms) // 2, norms + (whole - norms) // 4]
     data, split = ways["4 x 1, cudnn"].bytes, ways["1 x 4, cudnn"].bytes
-    assert split.activations > 3 * data.activations and split.state == data.state
+    assert split.activations > 3 * data.activations and split.state < data.state
+    assert (data.repeated, split.repeated) == (0, norms)
     assert ways["4 x 1, cudnn, remat"].bytes.activations < data.activations < ways["4 x 1, xla"].bytes.activations
     assert ways["4 x 1, cudnn"].fits and not ways["1 x 4, xla"].fits
     few = {share.name: share for share in doctor.shares(replace(config, model=replace(config.model, weights="nf4")), 4, 80)}
     assert few["4 x 1, cudnn"].bytes.parameters < 0.4 * whole
+
+
+def test_attention_that_heads_do_not_divide_is_whole_on_each_device():
+    """Qwen2.5-0.5B, whose 14 heads four devices do not divide."""
+    D, F, KH, L, V = 896, 4864, 128, 24, SMALL.vocab_size
+    attention = 2 * D * D + 2 * D * KH + D + 2 * KH
+    cut = V * D + L * 3 * D * F
+    rest = L * attention + D * (2 * L + 1)
+    config = plain(model={"dtype": "bfloat16"}, lora={"rank": 8, "targets": ("q_proj", "up_proj"), "head": "bias"})
+    found = footprint.footprint(config, model_of(), split=4)
+    assert (found.parameters, found.repeated) == (2 * (cut // 4 + rest), 2 * rest)
+    a, b = L * 8 * (D + D), L * 8 * (D + F // 4)
+    assert found.state == 3 * 4 * (a + b + V // 4)  # with two moments of each
+
+
+def test_layers_over_data_are_told_as_cut(config):
+    over = replace(config, mesh=replace(config.mesh, fsdp=True))
+    whole, cut = (
+        {share.name: share for share in doctor.shares(one, 4, 80)}["4 x 1, cudnn"].bytes.parameters for one in (config, over)
+    )
+    layers = 28 * (2 * 3584 * 3584 + 2 * 3584 * 512 + 3 * 3584 * 18944)
+    assert whole - cut == 2 * layers * 3 // 4
 
 
 def test_what_fits_leaves_room_for_what_the_formulas_do_not_tell(config):
