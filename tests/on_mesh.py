@@ -172,11 +172,17 @@ def gathered() -> dict[str, Any]:
     coded = {data: stack(data, parts, flat, codes, dropout=0.0) for data, parts in ((1, 1), (2, 4))}
     made = stack(4, 2, model, params, fsdp=True, remat=True)
     text = made.step().lower(made.state, made.frozen, made.batch([batch(0)])).compile().as_text()
+    of_one = batch(0)
+    barriers = [
+        one.step().lower(one.state, one.frozen, one.batch([of_one])).as_text().count("optimization_barrier")
+        for one in (made, stack(4, 2, model, params), stack(1, 1, model, params, remat=True))
+    ]
     gate = made.frozen["params"]["model.layers.0"]["mlp"]["gate_proj"]["weight"]
     return {
         "difference": float(abs(losses(made, 2) - losses(stack(1, 1, model, params), 2)).max()),
         "in 8 bits": float(abs(losses(coded[2], 2) - losses(coded[1], 2)).max()),
         "spec": list(gate.sharding.spec),
+        "barriers": barriers,
         "gathers": sum(one.kind == "all-gather" for one in traffic.collectives(text)),
     }
 

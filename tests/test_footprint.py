@@ -71,6 +71,10 @@ def test_activations_by_hand(dtype, times, logit):
     down = plain(model={"loss": "alphabet"}, lora={"targets": ("up_proj", "down_proj"), "head": "frozen"})
     more = (2 * F + 2 * D) * times
     assert footprint.activations(down, model, 1, every) == 64 * (L * (layer + more) + 4 * F * times)
+    shared = 64 * (L * (layer + more + 2 * F * times) + 4 * F * times)
+    assert footprint.activations(down, model, 1, every, several=True) == shared
+    both = replace(down, model=replace(down.model, remat=True))
+    assert footprint.activations(both, model, 1, every, several=True) == footprint.activations(both, model, 1, every)
 
 
 def test_the_table_of_all_sizes_is_the_command_s(memory):
@@ -84,7 +88,7 @@ def test_eight_devices_hold_what_one_cannot(memory):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("jax_cuda12_plugin") is None, reason="needs jaxlv[cuda-compiler]")
-@pytest.mark.parametrize("place", [3, 12])
+@pytest.mark.parametrize("place", [3, 12, 17])
 def test_formulas_are_within_three_percent_of_the_plans_for_cuda(memory, place, monkeypatch):
     """`python -m benchmarks.memory --plans` compares all cases."""
     monkeypatch.setenv("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")

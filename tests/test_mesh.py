@@ -66,6 +66,12 @@ def test_weights_over_data_are_gathered_where_they_are_used(found):
     assert told["gathers"] >= 2 * 7  # seven projections of two layers; some versions of XLA gather them once, not twice
 
 
+def test_with_remat_the_gradients_of_a_layer_are_formed_before_the_next_one_s(found):
+    """Those of A and B in seven projections of two layers; otherwise XLA holds what they are formed of until the end."""
+    several, kept, alone = found["gathered"]["barriers"]
+    assert several - alone == 2 * 7 * 2 and kept <= alone  # remat has some of its own
+
+
 def test_a_device_holds_what_the_doctor_tells_of_it(found):
     """By the placement that heads and codes allow, with weights over data and without."""
     assert len(found["held"]) == 4

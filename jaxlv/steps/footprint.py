@@ -7,6 +7,7 @@ holds at its peak, in bytes for each token, at 2 bytes a number:
                                       adapter reads the MLP's input, + 2F if one reads the down projection's
     L A + max(6F, loss)               without remat; 6F are a layer's gradients, 4F if the down projection is adapted
     (L + 1) 2D + max(A + 6F, loss)    with remat
+    A + 2F                            without remat, if the down projection is adapted and devices share a batch
     loss = 6 (logits held at once)    in float32, and their gradient in the model's type
 
 In float32 every number takes twice as much, and the scores 8N C.
@@ -73,7 +74,7 @@ def footprint(config: RunConfig, model: Qwen2, data: int = 1, split: int = 1, lo
         base.all,
         tuned.all * needs.arrays(config.optimizer),
         3 * needs.NUMBER * t.accumulate * rows * length,
-        activations(config, model, rows, logits),
+        activations(config, model, rows, logits, data > 1),
         token * step * (e.context + e.samples * e.horizon),
         base.repeated if split > 1 else 0,
     )
@@ -84,8 +85,10 @@ def token_of_step(config: RunConfig, variables: int = 2) -> int:
     return variables * (config.codec.decimals + 3)
 
 
-def activations(config: RunConfig, model: Qwen2, rows: int, logits: int = 0) -> int:
-    """Returns the bytes that a train step of `rows` windows holds in addition to parameters, state and batch."""
+def activations(config: RunConfig, model: Qwen2, rows: int, logits: int = 0, several: bool = False) -> int:
+    """Returns the bytes that a train step of `rows` windows holds in addition to parameters, state and batch; `several`
+    devices share the windows of a batch.
+    """
     c, length = model.config, config.windows.length
     F, D, L = c.intermediate_size, c.hidden_size, c.num_hidden_layers
     times = jnp.dtype(model.dtype).itemsize // 2
@@ -100,6 +103,7 @@ def activations(config: RunConfig, model: Qwen2, rows: int, logits: int = 0) -> 
     tokens = rows * length
     if config.model.remat:
         return tokens * (L + 1) * 2 * times * D + max(tokens * (layer + gradients), loss)
+    layer += 2 * times * F * (down and several)
     return tokens * L * layer + max(tokens * gradients, loss)
 
 
