@@ -13,9 +13,12 @@ import jax.numpy as jnp
 import pytest
 
 from jaxlv.config import RunConfig, build_config
+from jaxlv.errors import JaxlvError
 from jaxlv.flops.family import FAMILY
+from jaxlv.model import placement
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.model.weights import bytes_of
+from jaxlv.runs import sources
 from jaxlv.steps import footprint
 from jaxlv.studies import doctor
 from tests.programs import done, jaxlv
@@ -146,6 +149,25 @@ def test_what_fits_leaves_room_for_what_the_formulas_do_not_tell(config):
     found = doctor.shares(config, 1, 80)[-1]
     need = found.bytes.training
     assert found.fits and not replace(found, memory=int(need * 1.02)).fits and replace(found, memory=int(need * 1.04)).fits
+
+
+def test_cudnn_is_refused_where_devices_share_a_head_of_keys(config, tmp_path, monkeypatch):
+    """Qwen2.5-3B, with 16 heads of queries and 2 of keys, on four devices."""
+    (tmp_path / "config.json").write_text(json.dumps(FAMILY["qwen2.5-3b"].to_hf()))
+    told = doctor.shares(config, 4, 80)
+    assert {(share.split, share.attention) for share in told} == {
+        (1, "xla"),
+        (1, "cudnn"),
+        (2, "xla"),
+        (2, "cudnn"),
+        (4, "xla"),
+    }
+    placement.check_attention("cudnn", FAMILY["qwen2.5-3b"], 2)
+    placement.check_attention("xla", FAMILY["qwen2.5-3b"], 4)
+    monkeypatch.setattr(sources, "check_kernel", lambda kernel: None)  # of this machine
+    on_four = replace(config, mesh=replace(config.mesh, model=4), model=replace(config.model, attention="cudnn"))
+    with pytest.raises(JaxlvError, match=r"mesh\.model: cuDNN cannot share a head of keys .* found 4 devices; 16 heads"):
+        sources.load_base(on_four)
 
 
 def test_windows_are_shared_by_devices_that_divide_them(config):

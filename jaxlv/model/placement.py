@@ -97,6 +97,18 @@ def abstract_mesh(data: int, model: int) -> AbstractMesh:
     return AbstractMesh((data, model), (DATA, MODEL), axis_types=(AxisType.Auto,) * 2)
 
 
+def check_attention(kernel: str, config: ModelConfig, model: int) -> None:
+    """Raises JaxlvError if a kernel cannot attend on an axis "model" of so many devices: cuDNN's takes queries that are cut
+    only with keys that are cut alike.
+    """
+    if kernel == "cudnn" and Cuts.of(config, model).shares_keys:
+        heads = f"{config.num_attention_heads} heads of queries, {config.num_key_value_heads} of keys"
+        raise JaxlvError(
+            "cuDNN cannot share a head of keys among devices", where="mesh.model", found=f"{model} devices; {heads}",
+            hint='set model.attention = "xla", or mesh.model to a divisor of the heads of keys',
+        )  # fmt: skip
+
+
 def size(mesh: Mesh | None, axis: str = DATA) -> int:
     """Returns how many devices lie along an axis; 1 without a mesh."""
     return 1 if mesh is None else mesh.shape[axis]

@@ -19,6 +19,7 @@ from jaxlv.lora import overlay
 from jaxlv.memory import GIB, device_memory
 from jaxlv.model import weights
 from jaxlv.model.config import ModelConfig
+from jaxlv.model.placement import Cuts
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.runs import billing, sources
 from jaxlv.runs.devices import check_kernel, kept_programs
@@ -226,6 +227,8 @@ def shares(config: RunConfig, devices: int, memory: float) -> list[Share]:
     splits = [split for split in ways if config.train.batch_size % (devices // split) == 0]
     found = []
     for split, attention, remat in itertools.product(splits, kernels, (False, True)):
+        if attention == "cudnn" and Cuts.of(sizes, split).shares_keys:
+            continue  # jaxlv.model.placement.check_attention
         model = Qwen2(sizes, jnp.dtype(settings.dtype), attention, weights=settings.weights)
         asked = replace(config, model=replace(settings, attention=attention, remat=remat))
         data = devices // split
