@@ -30,7 +30,7 @@ HEAD = (
 
 
 class Case(NamedTuple):
-    """A train step that is small enough to be compiled here."""
+    """A train step that is small enough to be compiled here; its figures are of one device."""
 
     size: str
     layers: int
@@ -41,6 +41,7 @@ class Case(NamedTuple):
     weights: str = "full"
     targets: tuple[str, ...] = ("q_proj", "v_proj")
     dtype: str = "bfloat16"
+    data: int = 1  # devices that share the batch
 
 
 CASES = (
@@ -52,6 +53,10 @@ CASES = (
     Case("qwen2.5-7b", 2, (8, 2048), 64), Case("qwen2.5-7b", 2, (8, 2048), 64, remat=True),
     Case("qwen2.5-7b", 2, (8, 2048), 64, weights="int8"), Case("qwen2.5-7b", 2, (8, 2048), 64, weights="nf4"),
     Case("qwen2.5-14b", 3, (2, 512), 64), Case("qwen2.5-14b", 3, (2, 512), 64, remat=True),
+    Case("qwen2.5-0.5b", 8, (8, 512), 64, remat=True, data=2),
+    Case("qwen2.5-0.5b", 8, (8, 512), 64, remat=True, targets=("all-linear",), data=2),
+    Case("qwen2.5-0.5b", 8, (8, 512), 64, targets=("all-linear",), data=2),
+    Case("qwen2.5-7b", 2, (8, 2048), 64, remat=True, data=4),
 )  # fmt: skip
 
 
@@ -119,13 +124,17 @@ def compared(case: Case) -> tuple[int, int]:
     from dataclasses import replace
 
     import jax.numpy as jnp
+    import numpy as np
+    from jax.sharding import AxisType, Mesh
 
     from benchmarks.compiled import cudnn_without_device
     from jaxlv.flops import programs
     from jaxlv.flops.audit import compiled_for
-    from jaxlv.flops.targets import cuda
+    from jaxlv.flops.targets import cuda, devices_of
     from jaxlv.flops.work import Work
+    from jaxlv.model.placement import DATA, MODEL
     from jaxlv.model.qwen2 import Qwen2
+    from jaxlv.runs.audited import compiled_on_mesh
     from jaxlv.steps.footprint import footprint
     from jaxlv.steps.stack import memory_of
 
@@ -134,9 +143,15 @@ def compared(case: Case) -> tuple[int, int]:
     model = Qwen2(sizes, jnp.dtype(case.dtype), case.attention, **how)
     config = config_of(case.batch, case.remat, case.targets, attention=case.attention, dtype=case.dtype, **how)
     work = Work(sizes, *case.batch, 8, case.targets, kernel=case.attention, dtype=case.dtype, remat=case.remat, **how)
+    target = cuda()
     with cudnn_without_device():
-        plan = memory_of(compiled_for(programs.train_program(work, model), cuda()).compiled)
-    return footprint(config, model).training, plan
+        if case.data == 1:
+            plan = memory_of(compiled_for(programs.train_program(work, model), target).compiled)
+        else:
+            places = np.array(devices_of(target, case.data)).reshape(case.data, 1)
+            mesh = Mesh(places, (DATA, MODEL), axis_types=(AxisType.Auto,) * 2)
+            plan = memory_of(compiled_on_mesh(config, work, mesh, target))
+    return footprint(config, model, case.data).training, plan
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from flax import traverse_util
 
 import jaxlv
-from jaxlv.config import LoraConfig, ModelSettings, OptimizerConfig, RunConfig, TrainConfig, WindowConfig
+from jaxlv.config import LoraConfig, MeshConfig, ModelSettings, OptimizerConfig, RunConfig, TrainConfig, WindowConfig
 from jaxlv.data import dynamics
 from jaxlv.flops import traffic
 from jaxlv.flops.targets import cpu
@@ -29,6 +29,7 @@ from jaxlv.model.config import ModelConfig
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.model.weights import abstract_params, unflatten
 from jaxlv.runs import audited
+from jaxlv.steps.footprint import footprint
 from jaxlv.steps.stack import Stack
 from jaxlv.steps.train import steps
 from jaxlv.text.tokens import Windows
@@ -171,13 +172,40 @@ def gathered() -> dict[str, Any]:
     coded = {data: stack(data, parts, flat, codes, dropout=0.0) for data, parts in ((1, 1), (2, 4))}
     made = stack(4, 2, model, params, fsdp=True, remat=True)
     text = made.step().lower(made.state, made.frozen, made.batch([batch(0)])).compile().as_text()
+    of_one = batch(0)
+    barriers = [
+        one.step().lower(one.state, one.frozen, one.batch([of_one])).as_text().count("optimization_barrier")
+        for one in (made, stack(4, 2, model, params), stack(1, 1, model, params, remat=True))
+    ]
     gate = made.frozen["params"]["model.layers.0"]["mlp"]["gate_proj"]["weight"]
     return {
         "difference": float(abs(losses(made, 2) - losses(stack(1, 1, model, params), 2)).max()),
         "in 8 bits": float(abs(losses(coded[2], 2) - losses(coded[1], 2)).max()),
         "spec": list(gate.sharding.spec),
+        "barriers": barriers,
         "gathers": sum(one.kind == "all-gather" for one in traffic.collectives(text)),
     }
+
+
+def held() -> dict[str, Any]:
+    """Bytes on the first device of parameters, and of what trains with its moments: by its arrays, and as they are told."""
+    found = {}
+    cases = (
+        ("14/2", 2, 4, False, "full"),
+        ("16/2", 2, 4, False, "nf4"),
+        ("28/4", 4, 2, True, "full"),
+        ("12/2", 4, 2, True, "int8"),
+    )
+    for heads, data, parts, fsdp, bits in cases:
+        model = Qwen2(architecture(heads), weights=bits)
+        params = weights(model.clone(weights="full"))
+        made = stack(data, parts, model, params if bits == "full" else in_bits(bits, params), fsdp=fsdp)
+        told = footprint(dataclasses.replace(made.configs[0], mesh=MeshConfig(fsdp=fsdp)), model, data, parts)
+        trees = made.frozen["params"], (made.state.trained, made.state.opt_state)
+        leaves = [[leaf for leaf in jax.tree.leaves(tree) if leaf.ndim] for tree in trees]
+        own = [sum(leaf.addressable_shards[0].data.nbytes for leaf in tree) for tree in leaves]
+        found[f"{heads} on {data}x{parts}"] = [*own, told.parameters, told.state]
+    return found
 
 
 def runs() -> dict[str, float]:
@@ -216,7 +244,7 @@ def deep() -> dict[str, Any]:
 
 
 CHECKS: dict[str, Callable[[], Any]] = {
-    one.__name__: one for one in (quick, every, wide, programs, gathered, runs, forecasts, deep)
+    one.__name__: one for one in (quick, every, wide, programs, gathered, held, runs, forecasts, deep)
 }
 
 if __name__ == "__main__":

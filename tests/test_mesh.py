@@ -40,7 +40,7 @@ def computed(*checks: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
-    return computed("quick", "programs", "gathered", "runs", "forecasts")
+    return computed("quick", "programs", "gathered", "held", "runs", "forecasts")
 
 
 def test_losses_are_those_of_one_device(found):
@@ -64,6 +64,19 @@ def test_weights_over_data_are_gathered_where_they_are_used(found):
     told = found["gathered"]
     assert max(told["difference"], told["in 8 bits"]) < CLOSE and told["spec"] == ["model", "data"]
     assert told["gathers"] >= 2 * 7  # seven projections of two layers; some versions of XLA gather them once, not twice
+
+
+def test_with_remat_the_gradients_of_a_layer_are_formed_before_the_next_one_s(found):
+    """Those of A and B in seven projections of two layers; otherwise XLA holds what they are formed of until the end."""
+    several, kept, alone = found["gathered"]["barriers"]
+    assert several - alone == 2 * 7 * 2 and kept <= alone  # remat has some of its own
+
+
+def test_a_device_holds_what_the_doctor_tells_of_it(found):
+    """By the placement that heads and codes allow, with weights over data and without."""
+    assert len(found["held"]) == 4
+    for parameters, state, *told in found["held"].values():
+        assert [parameters, state] == told
 
 
 def test_stacked_runs_lie_over_data_and_send_nothing(found):

@@ -207,8 +207,12 @@ def test_compare_is_asked_what_was_said():
 
 
 def test_export_and_merge_are_asked_what_was_said():
-    found = calls("studies.handover.export_run", "export r --to merged --out out --base b --side-head")
-    assert found == {"folder": Path("r"), "to": "merged", "out": OUT, "base": "b", "side_head": True}
+    found = calls("studies.handover.export_run", "export r --to merged --out out --side-head")
+    assert found == {"folder": Path("r"), "to": "merged", "out": OUT, "base": None, "side_head": True}
+    found = calls("studies.handover.export_run", "export r --to peft --out out --base b")
+    assert found == {"folder": Path("r"), "to": "peft", "out": OUT, "base": "b", "side_head": False}
+    found = calls("studies.handover.export_base", "export r --to base --out out --weights nf4")
+    assert found == {"subject": "r", "out": OUT, "bits": "nf4"}
     more = "--to peft --weights 0.7,-0.3 --revision r --dtype bfloat16 --side-head"
     found = calls("studies.handover.merge", f"merge a b --model m --out out {more}")
     base = handover.Base("m", "r", "bfloat16")

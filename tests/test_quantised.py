@@ -34,6 +34,8 @@ from jaxlv.studies import handover
 from jaxlv.studies.evaluate import evaluate
 from jaxlv.studies.subjects import Asked
 from jaxlv.text.tokens import Windows
+from tests.programs import done
+from tests.programs import jaxlv as jaxlv_says
 
 BITS = ("int8", "nf4")
 DOWN = "model.layers.1.mlp.down_proj"
@@ -340,6 +342,62 @@ def test_a_run_in_few_bits_is_merged_into_full_weights_and_says_so(run, tiny_bas
     full = jaxlv.load_pretrained(tiny_base)[1]
     expected = overlay.merge(full, tuned.variables["lora"])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), merged, expected)
+
+
+@pytest.mark.parametrize(("bits", "dtype"), [("int8", "float32"), ("nf4", "bfloat16")])
+def test_a_base_is_written_in_few_bits_as_loading_makes_them(saved, tmp_path, bits, dtype):
+    """Of a model in float32, and in bfloat16, in which it then stays: the same logits to the last bit."""
+    base = tmp_path / "base"
+    weights.save_pretrained(base, *jaxlv.load_pretrained(saved, dtype))
+    done("export", str(base), "--to", "base", "--weights", bits, "--out", str(tmp_path / "out"))
+    kinds = {
+        name.rpartition(".")[2]: str(leaf.dtype) for name, leaf in load_file(tmp_path / "out" / "model.safetensors").items()
+    }
+    scales = {"int8": "float32", "nf4": "bfloat16"}[bits]
+    assert kinds == {"codes": {"int8": "int8", "nf4": "uint8"}[bits], "scales": scales, "weight": dtype, "bias": dtype}
+    ids_BT = np.arange(12).reshape(2, 6)
+    for asked in ("float32", "bfloat16"):
+        both = [jaxlv.load_pretrained(folder, asked, weights=bits) for folder in (base, tmp_path / "out")]
+        ours, theirs = (np.asarray(model.apply({"params": params}, ids_BT)) for model, params in both)
+        np.testing.assert_array_equal(ours, theirs)
+        full, params = jaxlv.load_pretrained(base, asked)
+        assert (np.asarray(full.apply({"params": params}, ids_BT)) != ours).any()
+
+
+def test_the_base_of_a_run_is_written_in_the_bits_that_it_was_trained_over(run, tiny_base, tmp_path):
+    found = handover.export_base(str(run), tmp_path / "own")
+    taken = {path.name for path in tiny_base.iterdir()} - {path.name for path in (tmp_path / "own").iterdir()}
+    assert found.difference == 0 and not taken
+    tuned = load_run(run).tuned
+    _, params = jaxlv.load_pretrained(tmp_path / "own", weights="int8")
+    jax.tree.map(np.testing.assert_array_equal, params, tuned.variables["params"])
+    handover.export_base(str(run), tmp_path / "other", "nf4")
+    assert jaxlv.load_pretrained(tmp_path / "other", weights="nf4")[0].weights == "nf4"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--to", "base"), "--weights: in how many bits; expected int8 or nf4"),
+        (("--to", "base", "--weights", "nf4", "--side-head"), "--side-head: changes nothing here"),
+        (
+            ("--to", "merged", "--weights", "int8"),
+            "--weights: changes nothing here; found adapters are merged into full weights",
+        ),
+        (("--to", "peft", "--weights", "int8"), "--weights: changes nothing here"),
+        (("--to", "merged", "--base", "x"), "--base: changes nothing here"),
+        (("--to", "peft", "--side-head"), "--side-head: changes nothing here"),
+    ],
+)
+def test_few_bits_are_refused_where_they_make_no_sense(saved, tmp_path, options, told):
+    assert told in jaxlv_says("export", str(saved), *options, "--out", str(tmp_path / "out")).err
+    assert not (tmp_path / "out").exists()
+
+
+def test_few_bits_are_not_written_in_other_bits(packed, tmp_path):
+    for bits in BITS:
+        with pytest.raises(JaxlvError, match=f"would be rounded again; expected full weights; found {packed[1].weights}"):
+            handover.export_base(str(packed[0]), tmp_path / "out", bits)
 
 
 def test_a_forecaster_opens_a_named_model_in_few_bits():

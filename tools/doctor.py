@@ -32,6 +32,7 @@ def doctor(
 
     With --devices, nothing is compiled: it prints what each of so many devices would hold, by the formulas of docs/scale.md,
     for every way to share the windows of a batch and the parameters, on either attention, with remat and without.
+    Parameters, adapters and the optimiser's moments lie as a mesh places them: what it cannot cut is whole on each device.
 
     Args:
         config: run as TOML, or the name of a config that comes with jaxlv; only versions and devices if not given
@@ -67,7 +68,7 @@ def _shared(config: Path | None, set: Settings, devices: int, memory: float) -> 
         raise JaxlvError("of which config", where="--devices", expected="a config")
     shares = study.shares(load_config(config, set), devices, memory)
     ways = {share.name: share.words for share in shares}
-    title = f"data x model on {devices} devices of {memory:g} GB, by formula"
+    title = f"data x model on {devices} devices of {memory:g} GB: what each of them holds, by formula"
     return Result(f"{title}\n{pairs(ways)}", {"shares": [share.tree() for share in shares]})
 
 

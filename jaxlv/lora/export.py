@@ -96,12 +96,31 @@ def export_merged(
     return Exported(folder, difference, tuple(notes))
 
 
-def _compared(model: Qwen2, variables: Mapping[str, Any], other: Qwen2, read: Mapping[str, Any], where: Path) -> float:
+def export_bits(folder: Path, model: Qwen2, params: Tree, base: Path) -> Exported:
+    """Writes a base whose projections are held in 8 or 4 bits, codes and scales, with the tokenizer of the folder `base`.
+
+    Raises JaxlvError if `folder` exists, or if the logits of what was read back are not the same to the last bit.
+    """
+    with new_folder(folder) as work:
+        write_pretrained(work, model, params, base)
+        again, read = load_pretrained(work, str(jnp.dtype(model.dtype)), model.attention, weights=model.weights)
+        difference = _compared(model, {"params": params}, again, {"params": read}, folder, most=0.0)
+    return Exported(folder, difference)
+
+
+def _compared(
+    model: Qwen2,
+    variables: Mapping[str, Any],
+    other: Qwen2,
+    read: Mapping[str, Any],
+    where: Path,
+    most: float | None = None,
+) -> float:
     """Returns the largest difference of both models' logits on random tokens, as a share of the largest; raises JaxlvError
-    if rounding cannot explain it.
+    if it is more than `most`, or if that is None, more than rounding can explain.
     """
     difference = apart((model, variables), (other, read), where)
-    most = TOLERANCE[str(jnp.dtype(model.dtype))]
+    most = TOLERANCE[str(jnp.dtype(model.dtype))] if most is None else most
     if not difference <= most:
         raise JaxlvError(
             "what was read back is not the model that was exported: nothing is written",

@@ -8,13 +8,14 @@ partitions each program by where its arguments lie, so the programs are those of
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxlv.errors import JaxlvError
@@ -91,12 +92,36 @@ def make_mesh(data: int, model: int) -> Mesh:
     )
 
 
+def abstract_mesh(data: int, model: int) -> AbstractMesh:
+    """Returns a mesh whose devices need not be here."""
+    return AbstractMesh((data, model), (DATA, MODEL), axis_types=(AxisType.Auto,) * 2)
+
+
+def check_attention(kernel: str, config: ModelConfig, model: int) -> None:
+    """Raises JaxlvError if a kernel cannot attend on an axis "model" of so many devices: cuDNN's takes queries that are cut
+    only with keys that are cut alike.
+    """
+    if kernel == "cudnn" and Cuts.of(config, model).shares_keys:
+        heads = f"{config.num_attention_heads} heads of queries, {config.num_key_value_heads} of keys"
+        raise JaxlvError(
+            "cuDNN cannot share a head of keys among devices", where="mesh.model", found=f"{model} devices; {heads}",
+            hint='set model.attention = "xla", or mesh.model to a divisor of the heads of keys',
+        )  # fmt: skip
+
+
 def size(mesh: Mesh | None, axis: str = DATA) -> int:
     """Returns how many devices lie along an axis; 1 without a mesh."""
     return 1 if mesh is None else mesh.shape[axis]
 
 
-def spec_of(path: str, shape: tuple[int, ...], config: ModelConfig, mesh: Mesh, runs: bool = False, fsdp: bool = False) -> P:
+def spec_of(
+    path: str,
+    shape: tuple[int, ...],
+    config: ModelConfig,
+    mesh: Mesh | AbstractMesh,
+    runs: bool = False,
+    fsdp: bool = False,
+) -> P:
     """Returns how a leaf is cut, by its path with dots; a leaf that is stacked over `runs` along its first axis, too.
 
     With `fsdp` a projection's weight is also cut by "data", along the first axis that "model" leaves whole.
@@ -135,6 +160,24 @@ def places(leaves: Mapping[str, Any], config: ModelConfig, mesh: Mesh, fsdp: boo
     return {
         path: NamedSharding(mesh, spec_of(path, leaf.shape, config, mesh, fsdp=fsdp)) for path, leaf in leaves.items()
     }.__getitem__
+
+
+class Held(NamedTuple):
+    """The bytes of parameters on one device, and how many of them every device of the axis "model" has."""
+
+    all: int
+    repeated: int
+
+
+def held(leaves: Mapping[str, Any], config: ModelConfig, mesh: AbstractMesh, fsdp: bool = False) -> Held:
+    """Returns what each device holds of leaves that are given by path, with shapes and types."""
+    every = repeated = 0
+    for path, leaf in leaves.items():
+        where = NamedSharding(mesh, spec_of(path, leaf.shape, config, mesh, fsdp=fsdp))
+        part = math.prod(where.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        every += part
+        repeated += part * (MODEL not in where.spec)
+    return Held(every, repeated)
 
 
 def whole_over_data(config: ModelConfig, mesh: Mesh | None) -> Callable[[Any], Any]:

@@ -9,6 +9,7 @@ size, V vocabulary, R rank, S sequences of a segment (B is a multiple of S).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import field
 from typing import Any, NamedTuple, cast
@@ -93,17 +94,17 @@ def swiglu(gate_BTF: jax.Array, up_BTF: jax.Array) -> jax.Array:
     return jax.nn.silu(gate_BTF) * up_BTF
 
 
-def low_rank(x_BTD: jax.Array, a_RD: jax.Array, b_FR: jax.Array, scale: jax.Array | None) -> jax.Array:
+def low_rank(x_BTD: jax.Array, a_RD: jax.Array, b_FR: jax.Array, scale: jax.Array | None, early: bool = False) -> jax.Array:
     """Computes (scale * B) A x, with A and scale * B in x's type (Hu et al. 2021, eq. 3); None if B is scaled already.
 
     The scale is applied to B, where there are fewest numbers, before it is rounded. If A is wider than x although B is
-    scaled, several devices sum their gradients, and that in A's type (`product`).
+    scaled, several devices sum their gradients, and that in A's type; `early` says that they do so at once (`product`).
     """
-    if scale is None and a_RD.dtype != x_BTD.dtype:
+    if scale is None and (early or a_RD.dtype != x_BTD.dtype):
         with jax.named_scope("lora_A"):
-            down_BTR = product(x_BTD, a_RD)
+            down_BTR = product(x_BTD, a_RD, early)
         with jax.named_scope("lora_B"):
-            return product(down_BTR, b_FR)
+            return product(down_BTR, b_FR, early)
     with jax.named_scope("lora_A"):
         down_BTR = jnp.einsum("BTD,RD->BTR", x_BTD, a_RD.astype(x_BTD.dtype))
     with jax.named_scope("lora_B"):
@@ -111,20 +112,25 @@ def low_rank(x_BTD: jax.Array, a_RD: jax.Array, b_FR: jax.Array, scale: jax.Arra
         return jnp.einsum("BTR,FR->BTF", down_BTR, scaled_FR.astype(x_BTD.dtype))
 
 
-@jax.custom_vjp
-def product(x_BTD: jax.Array, wide_FD: jax.Array) -> jax.Array:
-    """Computes x W^T in x's type; the gradient for W is summed, and returned, in W's own, wider type."""
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def product(x_BTD: jax.Array, wide_FD: jax.Array, early: bool = False) -> jax.Array:
+    """Computes x W^T in x's type; the gradient for W is summed, and returned, in W's own, wider type.
+
+    XLA sums the gradients of all layers over devices at once, and holds x and y's gradient of every layer until then. If
+    `early`, they are summed before the backward pass goes on, layer by layer.
+    """
     return jnp.einsum("BTD,FD->BTF", x_BTD, wide_FD.astype(x_BTD.dtype))
 
 
-def _product_forward(x_BTD, wide_FD):
-    return product(x_BTD, wide_FD), (x_BTD, wide_FD)
+def _product_forward(x_BTD, wide_FD, early):
+    return product(x_BTD, wide_FD, early), (x_BTD, wide_FD)
 
 
-def _product_backward(kept, dy_BTF):
+def _product_backward(early, kept, dy_BTF):
     x_BTD, wide_FD = kept
     dx_BTD = jnp.einsum("BTF,FD->BTD", dy_BTF, wide_FD.astype(x_BTD.dtype))
-    return dx_BTD, jnp.einsum("BTF,BTD->FD", dy_BTF, x_BTD, preferred_element_type=wide_FD.dtype)
+    d_wide_FD = jnp.einsum("BTF,BTD->FD", dy_BTF, x_BTD, preferred_element_type=wide_FD.dtype)
+    return jax.lax.optimization_barrier((dx_BTD, d_wide_FD)) if early else (dx_BTD, d_wide_FD)
 
 
 product.defvjp(_product_forward, _product_backward)
@@ -150,13 +156,15 @@ def project(x_BTD: jax.Array, head: Head, rounded_to: Any = jnp.float32) -> jax.
 class Linear(nn.Module):
     """x W^T + b, plus the low-rank path of the `lora` collection if it holds one for this projection.
 
-    W is a parameter, or stands in codes and scales (jaxlv/model/quantised.py).
+    W is a parameter, or stands in codes and scales (jaxlv/model/quantised.py). If `early`, the gradients of that path are
+    formed as soon as they can be (`product`).
     """
 
     features: int
     use_bias: bool
     dtype: jnp.dtype
     weights: Scheme = "full"
+    early: bool = False
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
@@ -178,7 +186,7 @@ class Linear(nn.Module):
                 with jax.named_scope("dropout"):
                     rate = jnp.asarray(self.get_variable("lora", "dropout"))
                     x_BTD = dropped(x_BTD, self.make_rng("dropout"), rate)
-            y_BTF += low_rank(x_BTD, a_RD, b_FR, scale)
+            y_BTF += low_rank(x_BTD, a_RD, b_FR, scale, self.early)
         return y_BTF
 
 
@@ -210,14 +218,16 @@ class Attention(nn.Module):
     kernel: str
     weights: Scheme = "full"
     mesh: jax.sharding.Mesh | None = None
+    early: bool = False
 
     @nn.compact
     def __call__(self, x_BTD, positions_BT, rope, past, padding: Padding = "any") -> Layer:
         c = self.config
         B, T, D = x_BTD.shape
-        q_BTF = Linear(c.num_attention_heads * c.head_dim, True, self.dtype, self.weights, name="q_proj")(x_BTD)
-        k_BTF = Linear(c.num_key_value_heads * c.head_dim, True, self.dtype, self.weights, name="k_proj")(x_BTD)
-        v_BTF = Linear(c.num_key_value_heads * c.head_dim, True, self.dtype, self.weights, name="v_proj")(x_BTD)
+        how = self.dtype, self.weights, self.early
+        q_BTF = Linear(c.num_attention_heads * c.head_dim, True, *how, name="q_proj")(x_BTD)
+        k_BTF = Linear(c.num_key_value_heads * c.head_dim, True, *how, name="k_proj")(x_BTD)
+        v_BTF = Linear(c.num_key_value_heads * c.head_dim, True, *how, name="v_proj")(x_BTD)
         q_BTNH = apply_rope(q_BTF.reshape(B, T, -1, c.head_dim), *rope)
         k_BKHT = apply_rope(k_BTF.reshape(B, T, -1, c.head_dim), *rope).transpose(0, 2, 3, 1)
         v_BKTH = v_BTF.reshape(B, T, -1, c.head_dim).swapaxes(1, 2)
@@ -228,7 +238,7 @@ class Attention(nn.Module):
             out_BTNH = attend(q_BTNH, positions_BT, [*before, own], stored)
         else:
             out_BTNH = KERNELS[self.kernel](q_BTNH, positions_BT, k_BKHT, v_BKTH, padding)
-        out_BTD = Linear(D, False, self.dtype, self.weights, name="o_proj")(out_BTNH.reshape(B, T, -1))
+        out_BTD = Linear(D, False, *how, name="o_proj")(out_BTNH.reshape(B, T, -1))
         return Layer(out_BTD, k_BKHT, v_BKTH)
 
 
@@ -238,12 +248,14 @@ class MLP(nn.Module):
     config: ModelConfig
     dtype: jnp.dtype
     weights: Scheme = "full"
+    early: bool = False
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        gate_BTF = Linear(self.config.intermediate_size, False, self.dtype, self.weights, name="gate_proj")(x_BTD)
-        up_BTF = Linear(self.config.intermediate_size, False, self.dtype, self.weights, name="up_proj")(x_BTD)
-        return Linear(x_BTD.shape[-1], False, self.dtype, self.weights, name="down_proj")(swiglu(gate_BTF, up_BTF))
+        how = self.dtype, self.weights, self.early
+        gate_BTF = Linear(self.config.intermediate_size, False, *how, name="gate_proj")(x_BTD)
+        up_BTF = Linear(self.config.intermediate_size, False, *how, name="up_proj")(x_BTD)
+        return Linear(x_BTD.shape[-1], False, *how, name="down_proj")(swiglu(gate_BTF, up_BTF))
 
 
 class Block(nn.Module):
@@ -254,16 +266,17 @@ class Block(nn.Module):
     kernel: str
     weights: Scheme = "full"
     mesh: jax.sharding.Mesh | None = None
+    early: bool = False
 
     @nn.compact
     def __call__(self, x_BTD, positions_BT, rope, past, padding: Padding = "any") -> Layer:
         eps = self.config.rms_norm_eps
         normed_BTD = Norm(eps, self.dtype, name="input_layernorm")(x_BTD)
-        attention = Attention(self.config, self.dtype, self.kernel, self.weights, self.mesh, name="self_attn")
+        attention = Attention(self.config, self.dtype, self.kernel, self.weights, self.mesh, self.early, name="self_attn")
         out_BTD, k_BKHT, v_BKTH = attention(normed_BTD, positions_BT, rope, past, padding)
         x_BTD = x_BTD + out_BTD
         normed_BTD = Norm(eps, self.dtype, name="post_attention_layernorm")(x_BTD)
-        mlp = MLP(self.config, self.dtype, self.weights, name="mlp")
+        mlp = MLP(self.config, self.dtype, self.weights, self.early, name="mlp")
         return Layer(x_BTD + mlp(normed_BTD), k_BKHT, v_BKTH)
 
 
@@ -333,10 +346,11 @@ class Qwen2(nn.Module):
         rope = rope_angles(positions_BT, c.head_dim, c.rope_theta)
         layer = nn.map_variables(Block, "params", whole_over_data(c, self.mesh)) if self.mesh and self.fsdp else Block
         layer = nn.remat(layer, static_argnums=(5,)) if remat else layer
+        early = remat and self.mesh is not None
         ks, vs = [], []
         for i in range(c.num_hidden_layers):
             seen = [(segment.k[i], segment.v[i], segment.positions_SC) for segment in past]
-            block = layer(c, self.dtype, self.attention, self.weights, self.mesh, name=f"model.layers.{i}")
+            block = layer(c, self.dtype, self.attention, self.weights, self.mesh, early, name=f"model.layers.{i}")
             x_BTD, k_BKHT, v_BKTH = block(x_BTD, positions_BT, rope, seen, padding)
             ks.append(k_BKHT)
             vs.append(v_BKTH)

@@ -173,14 +173,9 @@ def read_params(folder: str | Path, model: Qwen2, place: Placement | None = None
     Raises JaxlvError if the folder holds projections in other bits than the model's.
     """
     _check_size(model, folder, place)
-    packing = packing_of((foreign.settings(folder, CONFIG) or {}).get(SETTINGS), Path(folder) / CONFIG)
-    if packing not in (None, model.weights) and model.weights != "full":
-        found, hint = (
-            packing.method if isinstance(packing, Packing) else packing,
-            'set model.weights = "full" to unpack them',
-        )
-        what = "weights that are quantised already would be rounded again"
-        raise JaxlvError(what, where=folder, expected=f"full weights, or {model.weights}", found=found, hint=hint)
+    packing = _packing(folder)
+    if packing != model.weights and model.weights != "full":
+        check_full(folder, f"full weights, or {model.weights}", 'set model.weights = "full" to unpack them')
     adapters = adapters_in(Path(folder))
     held = _held(_weights_in(Path(folder)))
     added = added_by(adapters, projections(model)) if adapters else {}
@@ -198,6 +193,24 @@ def read_params(folder: str | Path, model: Qwen2, place: Placement | None = None
         source = Source(held, {path: stack.enter_context(tensors.reading(path)) for path in paths}, place, added)
         source.check_zero((spare & names) - expected, folder)
         return unflatten(_read(source, model, packing, folder), model)
+
+
+def _packing(folder: str | Path) -> Packing | Bits | None:
+    return packing_of((foreign.settings(folder, CONFIG) or {}).get(SETTINGS), Path(folder) / CONFIG)
+
+
+def check_full(folder: str | Path, expected: str = "full weights", hint: str | None = None) -> None:
+    """Raises JaxlvError if the projections in a folder are in few bits."""
+    if packing := _packing(folder):
+        found = packing.method if isinstance(packing, Packing) else packing
+        what = "weights that are quantised already would be rounded again"
+        raise JaxlvError(what, where=folder, expected=expected, found=found, hint=hint)
+
+
+def dtype_of(folder: Path) -> str:
+    """Returns the type that holds all tensors of a checkpoint as they are: bfloat16 if they are in it, or else float32."""
+    found = set().union(*(tensors.kinds(path) for path in set(_tensor_files(_weights_in(folder)).values())))
+    return "bfloat16" if found == {"BF16"} else "float32"
 
 
 def _read(source: Source, model: Qwen2, packing: Packing | Bits | None, folder: Any) -> dict[str, jax.Array]:

@@ -65,10 +65,20 @@ def of_runs(
 def on_mesh(config: RunConfig, architecture: ModelConfig, mesh: Mesh, target: Target) -> traffic.Spread:
     """Returns the audit of a run's train step on a mesh of a target's devices, of one micro-batch a step."""
     config = replace(config, train=replace(config.train, accumulate=1))
-    settings, (data, parts) = config.model, mesh.devices.shape
+    data, parts = mesh.devices.shape
+    work = replace(event_of(config).work(architecture), over_data=data, over_model=parts)
+    text = compiled_on_mesh(config, work, mesh, target).as_text()
+    merged = target.platform == "cuda"
+    found = placed(count_hlo(text).tallies)
+    padded = marked(found, "dot padded")
+    return traffic.compared(work, products(found), text, padded, fsdp=config.mesh.fsdp, merged=merged)
+
+
+def compiled_on_mesh(config: RunConfig, work: Work, mesh: Mesh, target: Target) -> Any:
+    """Returns a run's train step, compiled for a mesh of a target's devices; its work is of one micro-batch a step."""
+    settings, architecture = config.model, work.model
     how: Any = {"weights": settings.weights, "mesh": mesh, "fsdp": config.mesh.fsdp}
     model = Qwen2(architecture, jnp.dtype(settings.dtype), settings.attention, **how)
-    work = replace(event_of(config).work(architecture), over_data=data, over_model=parts)
     stack = _abstract_stack([config], model.clone(mesh=None), output_ids(work))
     stack.model = model
     where = placement.shardings((stack.state, stack.frozen), architecture, mesh, fsdp=config.mesh.fsdp)
@@ -79,11 +89,7 @@ def on_mesh(config: RunConfig, architecture: ModelConfig, mesh: Mesh, target: Ta
         (stack.state, stack.frozen, windows),
         (*where, jax.tree.map(lambda _: rows, windows)),
     )
-    text = stack.step().lower(*arguments).compile(compiler_options=target.options or None).as_text()
-    merged = target.platform == "cuda"
-    found = placed(count_hlo(text).tallies)
-    padded = marked(found, "dot padded")
-    return traffic.compared(work, products(found), text, padded, fsdp=config.mesh.fsdp, merged=merged)
+    return stack.step().lower(*arguments).compile(compiler_options=target.options or None)
 
 
 def groups(configs: Sequence[RunConfig]) -> list[list[RunConfig]]:

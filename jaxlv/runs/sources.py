@@ -309,6 +309,7 @@ def load_base(config: RunConfig, *, trains: bool = True) -> Base:
     keep_programs()
     base = base_of(config.model)
     model = architecture_of(config.model, base)
+    placement.check_attention(config.model.attention, model.config, config.mesh.model)
     needs.check_weights(model, config.model.path)
     settings, mesh = config.model, mesh_of(config, trains=trains)
     place = None if mesh is None else placement.places(abstract_params(model), model.config, mesh, config.mesh.fsdp)

@@ -7,6 +7,7 @@ holds at its peak, in bytes for each token, at 2 bytes a number:
                                       adapter reads the MLP's input, + 2F if one reads the down projection's
     L A + max(6F, loss)               without remat; 6F are a layer's gradients, 4F if the down projection is adapted
     (L + 1) 2D + max(A + 6F, loss)    with remat
+    A + 2F                            without remat, if the down projection is adapted and devices share a batch
     loss = 6 (logits held at once)    in float32, and their gradient in the model's type
 
 In float32 every number takes twice as much, and the scores 8N C.
@@ -22,9 +23,10 @@ import jax.numpy as jnp
 
 from jaxlv.config import RunConfig
 from jaxlv.lora.overlay import normalise_targets
+from jaxlv.model import placement
 from jaxlv.model.attention import key_blocks
 from jaxlv.model.qwen2 import Qwen2
-from jaxlv.model.weights import bytes_of
+from jaxlv.model.weights import abstract_params
 from jaxlv.steps import needs
 from jaxlv.steps.loss import chunks_of
 from jaxlv.text.codec import SYMBOLS
@@ -39,6 +41,7 @@ class Footprint:
     batch: int
     activations: int  # everything that a step holds in addition
     cache: int  # keys and values of a forecast
+    repeated: int = 0  # of the parameters, what every device that shares them has
 
     @property
     def training(self) -> int:
@@ -46,30 +49,34 @@ class Footprint:
         return self.parameters + self.state + self.batch + self.activations
 
 
-def footprint(config: RunConfig, model: Qwen2, rows: int = 0, split: int = 1, logits: int = 0) -> Footprint:
-    """Returns what a config takes on one of the devices that share its base.
+def footprint(config: RunConfig, model: Qwen2, data: int = 1, split: int = 1, logits: int = 0) -> Footprint:
+    """Returns what a config takes on each of data x split devices; its parameters, adapters and moments lie as the mesh
+    places them (jaxlv.model.placement).
 
     Args:
         config: of a run; its remat and its batch count.
         model: its base, with the attention that computes it.
-        rows: windows of a micro-batch on this device; all if 0.
-        split: devices that share the parameters. What trains, and activations, are taken as whole on each.
+        data: devices that share the windows of a batch.
+        split: devices that share the parameters. Activations, keys and values are taken as whole on each.
         logits: that the loss holds at once (jaxlv.steps.train.How).
 
     Returns:
         The bytes, by formula.
     """
     t, e = config.train, config.evaluate
-    rows, length = rows or t.batch_size, config.windows.length
+    rows, length = -(-t.batch_size // data), config.windows.length
     c, size = model.config, jnp.dtype(model.dtype).itemsize
     token = 2 * c.num_hidden_layers * c.num_key_value_heads * c.head_dim * size
-    step = token_of_step(config)
+    step, mesh = token_of_step(config), placement.abstract_mesh(data, split)
+    base = placement.held(abstract_params(model), c, mesh, config.mesh.fsdp)
+    tuned = placement.held(needs.trained_leaves(config.lora, model), c, mesh)
     return Footprint(
-        -(-bytes_of(model) // split),
-        needs.state(config, model),
+        base.all,
+        tuned.all * needs.arrays(config.optimizer),
         3 * needs.NUMBER * t.accumulate * rows * length,
-        activations(config, model, rows, logits),
+        activations(config, model, rows, logits, data > 1),
         token * step * (e.context + e.samples * e.horizon),
+        base.repeated if split > 1 else 0,
     )
 
 
@@ -78,8 +85,10 @@ def token_of_step(config: RunConfig, variables: int = 2) -> int:
     return variables * (config.codec.decimals + 3)
 
 
-def activations(config: RunConfig, model: Qwen2, rows: int, logits: int = 0) -> int:
-    """Returns the bytes that a train step of `rows` windows holds in addition to parameters, state and batch."""
+def activations(config: RunConfig, model: Qwen2, rows: int, logits: int = 0, several: bool = False) -> int:
+    """Returns the bytes that a train step of `rows` windows holds in addition to parameters, state and batch; `several`
+    devices share the windows of a batch.
+    """
     c, length = model.config, config.windows.length
     F, D, L = c.intermediate_size, c.hidden_size, c.num_hidden_layers
     times = jnp.dtype(model.dtype).itemsize // 2
@@ -94,6 +103,7 @@ def activations(config: RunConfig, model: Qwen2, rows: int, logits: int = 0) -> 
     tokens = rows * length
     if config.model.remat:
         return tokens * (L + 1) * 2 * times * D + max(tokens * (layer + gradients), loss)
+    layer += 2 * times * F * (down and several)
     return tokens * L * layer + max(tokens * gradients, loss)
 
 

@@ -6,17 +6,18 @@ activations for each layer, the scores of one layer, the keys and values of ever
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
 from jaxlv import memory, processes
-from jaxlv.config import LoraConfig, RunConfig
+from jaxlv.config import LoraConfig, OptimizerConfig, RunConfig
 from jaxlv.lora.overlay import normalise_targets
 from jaxlv.model.attention import QUERY_BLOCK
 from jaxlv.model.qwen2 import Qwen2
-from jaxlv.model.weights import bytes_of, parameter_paths
+from jaxlv.model.weights import bytes_of, projections
 from jaxlv.steps.loss import CHUNK_LOGITS, chunks_of
 from jaxlv.text.codec import SYMBOLS
 
@@ -56,15 +57,31 @@ def weights(model: Qwen2) -> int:
 
 def state(config: RunConfig, model: Qwen2) -> int:
     """Returns the bytes of an overlay and its optimiser's moments."""
-    return NUMBER * trained(config.lora, model) * (1 + MOMENTS[config.optimizer.name])
+    return NUMBER * trained(config.lora, model) * arrays(config.optimizer)
+
+
+def arrays(optimizer: OptimizerConfig) -> int:
+    """Returns how many arrays there are of what trains: itself, and the optimiser's moments."""
+    return 1 + MOMENTS[optimizer.name]
 
 
 def trained(lora: LoraConfig, model: Qwen2) -> int:
-    """Returns how many numbers train: A and B of every adapted projection, and the trained part of the head."""
+    """Returns how many numbers train."""
+    return sum(math.prod(leaf.shape) for leaf in trained_leaves(lora, model).values())
+
+
+def trained_leaves(lora: LoraConfig, model: Qwen2) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns what trains, by path: A and B of every adapted projection, and the trained part of the head."""
     targets, c = normalise_targets(lora.targets), model.config
-    shapes = [shape for path, shape in parameter_paths(model).values() if path[-1] == "weight" and path[-2] in targets]
-    head = {"frozen": 0, "bias": c.vocab_size, "full": c.vocab_size * c.hidden_size}[lora.head]
-    return lora.rank * sum(map(sum, shapes)) + head
+    shapes: dict[str, tuple[int, ...]] = {}
+    for module, (outputs, inputs) in projections(model).items():
+        if module.rpartition(".")[2] in targets:
+            shapes |= {f"{module}.A": (lora.rank, inputs), f"{module}.B": (outputs, lora.rank)}
+    if lora.head == "bias":
+        shapes["lm_head.bias"] = (c.vocab_size,)
+    if lora.head == "full":
+        shapes["lm_head.weight"] = (c.vocab_size, c.hidden_size)
+    return {path: jax.ShapeDtypeStruct(sizes, jnp.float32) for path, sizes in shapes.items()}
 
 
 def training(config: RunConfig, model: Qwen2) -> dict[str, int]:

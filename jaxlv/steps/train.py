@@ -266,7 +266,7 @@ def step_function(
     """
 
     def loss(trained: Tree, frozen: Tree, micro: Windows, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        several = placement.size(model.mesh) > 1
+        several = placement.size(model.mesh) > 1 or (model.mesh is not None and how.remat)
         variables = overlay.joined(trained, frozen, None if several else model.dtype)
         return window_loss(model, variables, micro, alphabet_A, key, how)
 

@@ -67,6 +67,11 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
     return {name: held.shape for name, held in _header(path).items()}
 
 
+def kinds(path: Path) -> set[str]:
+    """Returns the types of the tensors in a file, as safetensors names them."""
+    return {held.kind for held in _header(path).values()}
+
+
 def read(path: Path, name: str, shape: Sequence[int], dtype: Any = None) -> jax.Array:
     """Returns a tensor in the type `dtype`, its own if None; errors as in `Tensors.read`."""
     with reading(path) as file:

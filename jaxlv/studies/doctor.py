@@ -19,6 +19,7 @@ from jaxlv.lora import overlay
 from jaxlv.memory import GIB, device_memory
 from jaxlv.model import weights
 from jaxlv.model.config import ModelConfig
+from jaxlv.model.placement import Cuts
 from jaxlv.model.qwen2 import Qwen2
 from jaxlv.runs import billing, sources
 from jaxlv.runs.devices import check_kernel, kept_programs
@@ -179,7 +180,7 @@ def step_memory(config: RunConfig) -> StepMemory:
 @dataclass(frozen=True)
 class Share:
     """What a config takes on each of `data` times `split` devices: the first share its windows, the second its
-    parameters.
+    parameters, as the mesh places them.
     """
 
     data: int
@@ -198,7 +199,8 @@ class Share:
     def words(self) -> str:
         """Returns its parts in words."""
         b = self.bytes
-        parts = f"parameters {b.parameters / 1e9:.2f}, adapters and optimiser {b.state / 1e9:.3f}"
+        whole = f" ({b.repeated / 1e9:.3f} of them whole on all {self.split})" if self.split > 1 else ""
+        parts = f"parameters {b.parameters / 1e9:.2f}{whole}, adapters and optimiser {b.state / 1e9:.3f}"
         rest = f"activations {b.activations / 1e9:.2f}; keys and values of a forecast {b.cache / 1e9:.2f}"
         return f"{b.training / 1e9:.2f} GB, {'fits' if self.fits else 'does not fit'}: {parts}, {rest}"
 
@@ -225,11 +227,14 @@ def shares(config: RunConfig, devices: int, memory: float) -> list[Share]:
     splits = [split for split in ways if config.train.batch_size % (devices // split) == 0]
     found = []
     for split, attention, remat in itertools.product(splits, kernels, (False, True)):
+        if attention == "cudnn" and Cuts.of(sizes, split).shares_keys:
+            continue  # jaxlv.model.placement.check_attention
         model = Qwen2(sizes, jnp.dtype(settings.dtype), attention, weights=settings.weights)
         asked = replace(config, model=replace(settings, attention=attention, remat=remat))
-        logits = needs.logits_in(asked, model, size - weights.bytes_of(model) // split)
-        taken = footprint(asked, model, config.train.batch_size * split // devices, split, logits)
-        found.append(Share(devices // split, split, attention, remat, taken, size))
+        data = devices // split
+        held = footprint(asked, model, data, split).parameters
+        taken = footprint(asked, model, data, split, needs.logits_in(asked, model, size - held))
+        found.append(Share(data, split, attention, remat, taken, size))
     return found
 
 

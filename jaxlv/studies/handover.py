@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Literal
 
 from jaxlv.config import LoraConfig
+from jaxlv.errors import JaxlvError
 from jaxlv.lora import adapters, arithmetic, export
 from jaxlv.lora.export import Exported
-from jaxlv.model.weights import base_of, load_pretrained, resolve
+from jaxlv.model.bits import Bits
+from jaxlv.model.weights import base_of, check_full, dtype_of, load_pretrained, resolve
 from jaxlv.results.adapters import Agreement
 from jaxlv.runs import run
+from jaxlv.runs.records import MANIFEST, read_config
 from jaxlv.storage.foreign import companions, hub_revision
 
 Format = Literal["peft", "merged"]
@@ -42,6 +45,26 @@ def export_run(folder: Path, to: Format, out: Path, base: str | None = None, sid
         return found
     note = f"it was trained over the base in {settings.weights}, and over full weights its logits are others{apart}"
     return replace(found, notes=(*found.notes, note))
+
+
+def export_base(subject: str, out: Path, bits: Bits | None = None) -> Exported:
+    """Writes the base of a run, or a model by its folder, hub id or name, in 8 or 4 bits to a new folder `out`, and reads it
+    back. Its other numbers stay in the type of the base's file. `bits` are those that a run was trained over if None.
+
+    Raises JaxlvError if neither says how many bits, if the base is in few bits already, or if `out` exists.
+    """
+    scheme: str = bits or "full"
+    if (Path(subject) / MANIFEST).is_file():
+        settings = read_config(Path(subject)).model
+        base, scheme = base_of(settings), bits or settings.weights
+    else:
+        base = resolve(subject)
+    if scheme == "full":
+        hint = f"full weights are in {base} already"
+        raise JaxlvError("in how many bits", where="--weights", expected="int8 or nf4", found="none", hint=hint)
+    check_full(base)
+    model, params = load_pretrained(base, dtype_of(base), weights=scheme)
+    return export.export_bits(out, model, params, base)
 
 
 @dataclass(frozen=True)
