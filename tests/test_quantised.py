@@ -386,7 +386,6 @@ def test_the_base_of_a_run_is_written_in_the_bits_that_it_was_trained_over(run, 
         ),
         (("--to", "peft", "--weights", "int8"), "--weights: changes nothing here"),
         (("--to", "merged", "--base", "x"), "--base: changes nothing here"),
-        (("--to", "peft", "--side-head"), "--side-head: changes nothing here"),
     ],
 )
 def test_few_bits_are_refused_where_they_make_no_sense(saved, tmp_path, options, told):

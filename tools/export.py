@@ -53,7 +53,6 @@ def export(
         return written(export_base(run, out, weights))
     idle("adapters are merged into full weights, and never into few bits", weights=weights)
     idle("only --to peft names a base", base=base if to == "merged" else None)
-    idle("only --to merged leaves a head out", side_head=side_head and to == "peft")
     return written(export_run(Path(run), to, out, base, side_head))
 
 
