@@ -29,6 +29,7 @@ HEARTBEAT = 10  # seconds without a sign of life after which JAX ends the others
 EXIT = 75  # of a process that gives up on the others: the same command may succeed (EX_TEMPFAIL of sysexits.h)
 COPIES = "jaxlv-process-"  # begins the name of a process's folder of copies, before its number
 KEPT = 1000  # decisions that stay to be read: a process is never that far behind
+LEFT = "jaxlv/left"  # the key that process 0 sets when it leaves
 TOGETHER = 30  # seconds within which all processes say that a step has failed, or it is not taken again
 DETECTED: Mapping[str, tuple[str, str]] = {
     "SLURM": ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
@@ -47,6 +48,7 @@ class _Group:
     def __init__(self) -> None:
         self.count, self.index = 1, 0
         self.failures = 0  # after which all of them went on together
+        self.together = False  # whether all of them are about to end
         self.numbers, self.copies, self.heard = itertools.count(), dict[Path, Path](), time.monotonic()
 
 
@@ -220,6 +222,13 @@ def ready() -> None:
 # ------------------------------------------------------------------------------------------------ the end
 
 
+def end_together() -> None:
+    """Says that all processes are about to end, as they have agreed. Process 0 has more to write than the others, and JAX
+    would end it if another one went long before: `leave` waits for it.
+    """
+    _group.together = True
+
+
 def leave(code: int) -> None:
     """Ends this process at once, if it is one of several: the others could not follow an orderly end."""
     if _group.count > 1:
@@ -227,7 +236,11 @@ def leave(code: int) -> None:
             with contextlib.suppress(Exception):
                 told = {"ended": "its last line says why", "code": code}
                 _group.client.key_value_set(_key(next(_group.numbers)), json.dumps(told))
-                time.sleep(1.0)  # those that wait for a decision read it
+                _group.client.key_value_set(LEFT, "")
+                time.sleep(1.0)  # those that wait for a decision, or for the end, read it
+        elif _group.together:
+            with contextlib.suppress(Exception):
+                _group.client.blocking_key_value_get(LEFT, 2**31 - 1)
         if _group.scratch is not None:
             shutil.rmtree(_group.scratch, ignore_errors=True)
         sys.stdout.flush()

@@ -121,6 +121,35 @@ def test_two_processes_train_as_one_and_one_goes_on(tiny_base, undisturbed, tmp_
     assert steps == 8 and not list(copies.glob(f"{processes.COPIES}*"))
 
 
+SLOW = """
+import time
+from jaxlv import processes
+from jaxlv.tools.cli import main
+
+processes.HEARTBEAT, leave = 3, processes.leave
+
+def late(code):
+    time.sleep(0 if processes.index() else 9)
+    leave(code)
+
+processes.leave = late
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_all_wait_until_process_0_has_saved(tiny_base, number, tmp_path):
+    """It takes longer than a process may be without a sign of life; the signal comes to the other one."""
+    out = tmp_path / "run"
+    group = begun(2, "train", *options(tiny_base, 10**4), "--out", out, program=[sys.executable, "-c", SLOW])
+    until(lambda: (out / run.METRICS).is_file())
+    group[1].send_signal(number)
+    for code, said in ended(group):
+        assert code == 128 + number, said
+        assert f"{number.name}: saved at step" in said
+    assert run.read_manifest(out) and max(losses(out)) > 0
+
+
 def test_a_run_whose_writer_is_killed_goes_on_with_four(tiny_base, undisturbed, tmp_path):
     out = tmp_path / "run"
     group = begun(2, "train", *options(tiny_base, 8), "--out", out)
@@ -371,6 +400,23 @@ def test_a_process_that_leaves_takes_its_copies_with_it(as_process, monkeypatch,
     (tmp_path / "copies" / "0").mkdir(parents=True)
     processes.leave(3)
     assert not (tmp_path / "copies").exists()
+
+
+def test_who_ends_together_with_process_0_waits_for_it(as_process, monkeypatch):
+    def end(code: int) -> None:
+        raise SystemExit(code)
+
+    waited = []
+    monkeypatch.setattr(processes.os, "_exit", end)
+    monkeypatch.setattr(processes.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(Service, "blocking_key_value_get", lambda self, key, most: waited.append((key, key in self.held)))
+    for number, agreed in ((1, False), (0, True), (2, True)):  # process 1 has failed by itself
+        as_process(number)
+        if agreed:
+            processes.end_together()
+        with pytest.raises(SystemExit, match="143"):
+            processes.leave(143)
+    assert waited == [(processes.LEFT, True)]
 
 
 def test_each_process_but_the_first_writes_into_copies_of_its_own(as_process, tmp_path, monkeypatch):

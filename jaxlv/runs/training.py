@@ -332,6 +332,7 @@ class _Training:
             for member in self.members:
                 member.checkpoints.wait()
             self.places.check()
+            processes.end_together()
             done = f"saved at step {step} of {self.config.train.steps}" if step else "before the first step"
             raise Interrupted(self.asked.asked, f"{done}; go on with --resume")
         meter = next(member.meter for member in self.members if member.meter is not None)
