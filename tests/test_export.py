@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from jaxlv.errors import JaxlvError
 from jaxlv.lora import adapters, export, overlay
 from jaxlv.lora.adapters import Origin, load_adapter, save_peft
 from jaxlv.model import weights
+from jaxlv.storage import tensors
 from tests.programs import done, jaxlv
 from tests.test_adapters import both, peft, theirs  # noqa: F401
 
@@ -216,3 +218,13 @@ def test_merge_adds_adapters(work, random_lora, tmp_path):
 def test_an_adapter_is_for_a_bare_model(work, tmp_path):
     outcome = jaxlv("forecast", work.run, "--adapter", work.run / "adapter", "--out", tmp_path / "x")
     assert outcome.code == 2 and "a run has an adapter of its own" in outcome.err
+
+
+def test_others_may_read_tensors_as_any_new_file(tmp_path):
+    for name, umask in (("all", 0o022), ("own", 0o077)):
+        before = os.umask(umask)
+        try:
+            tensors.write(tmp_path / name, {"w": np.ones(3, np.float32)})
+        finally:
+            os.umask(before)
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o666 & ~umask

@@ -206,9 +206,14 @@ def reading(path: Path) -> Iterator[Tensors]:
 
 
 def write(path: Path, tensors: Mapping[str, Any]) -> None:
-    """Writes tensors as PyTorch's tools read them. Raises OSError if the disk does not accept them."""
+    """Writes tensors as PyTorch's tools read them. Others may read the file as any new one: safetensors allows that to its
+    owner alone. Raises OSError if the disk does not accept them.
+    """
     try:
+        path.touch()
+        mode = path.stat().st_mode
         save_file({name: jnp.asarray(value) for name, value in tensors.items()}, path, metadata={"format": "pt"})
+        path.chmod(mode)
     except (SafetensorError, OSError) as fault:
         raise system_error(fault, path) from None
 
