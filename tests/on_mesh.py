@@ -152,6 +152,9 @@ def programs() -> dict[str, Any]:
         f"{heads} on {data}x{parts}": audited.on_mesh(config, architecture(heads), placement.make_mesh(data, parts), cpu())
         for heads, data, parts in (("14/2", 4, 2), ("16/2", 2, 4))
     }
+    symbols = dataclasses.replace(config, model=ModelSettings(loss="alphabet"))
+    one_layer = architecture("14/2", layers=1)
+    audits["14/2 on 4x2, alphabet"] = audited.on_mesh(symbols, one_layer, placement.make_mesh(4, 2), cpu())
     return {
         "kinds": sorted({one.kind for one in traffic.collectives(text)}),
         "bytes": sum(one.bytes for one in traffic.collectives(text)),

@@ -100,14 +100,15 @@ def traffic(work: Work, *, fsdp: bool = False, merged: bool = False, promoted: b
     chunks = chunks_of(work.batch // d, work.length, v["V"]).number
     layers, attention, mlp = v["L"], ("q",) if shared else ("q", "k", "v"), ("gate", "up")
     labels = 1 - max(v["head"], v["bias"])  # of a frozen head, the gradient has the rows of the labels
-    activations = head + q * layers + m * layers + head * v["t"] * (1 + labels)
+    table = int(parts_of("head", replace(work, head="frozen")) > 1)  # rows of embeddings are summed where they are read
+    activations = table + q * layers + m * layers + head * v["t"] * (1 + labels)
     activations += q * (1 if shared else 3) * reached["x0"] + m * (1 if merged else 2) * reached["m0"]
     adapters = layers * (q * sum(v[name] for name in (*attention, "o")) + m * sum(v[name] for name in (*mlp, "down")))
     sent = {
         "activations": activations * whole,
         "keys": shared * (reached["k0"] + reached["v0"]) * tokens * keys * itemsize,
         "adapters": adapters * low,
-        "loss": head * 3 * tokens * 4,
+        "loss": head * 3 * tokens * 4 + (table - head) * v["V"] * v["H"] * itemsize,  # of an alphabet, its rows of the head
         "gradients": (d > 1) * (gradients(work, 1 if merged else chunks) + 4 + 4 * (1 if merged else chunks)),
     }
     if fsdp and d > 1:
