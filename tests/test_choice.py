@@ -28,7 +28,7 @@ from jaxlv.lora import overlay
 from jaxlv.lora.adapters import Origin, save_peft
 from jaxlv.model.bases import EMBEDDED
 from jaxlv.runs import sources
-from jaxlv.studies import choice, evaluate, field, fitting, forecast, stress
+from jaxlv.studies import choice, evaluate, field, fitting, forecast, init, stress
 from jaxlv.studies.choice import Choice
 from jaxlv.studies.subjects import Asked, Bare, open_subject
 
@@ -269,3 +269,32 @@ def test_a_tuned_forecaster_has_nothing_to_choose(monkeypatch, tmp_path: Path, c
     monkeypatch.setattr(api, "open_model", lambda *given, **named: forecaster.sampler)
     assert forecaster._choice.is_open
     assert not forecaster.fit(clean, holdout=10, out=tmp_path / "run")._choice.is_open
+
+
+def test_whoever_prepares_a_training_is_told_its_base_and_what_is_left_out(monkeypatch, tmp_path, capsys, noisy):
+    frame = load_series(noisy.values_NTV[:2]).frame()
+    frame.columns = ["series", "step", "prey", "predator"]
+    frame.loc[frame.series == 1, "predator"] = 0
+    frame.to_csv(tmp_path / "noisy.csv", index=False)
+    lines = init.write(tmp_path / "noisy.csv", tmp_path / "noisy.toml", init.Wanted()).lines
+    assert any(line.startswith(f"base: {FIELD}: a written value costs ") for line in lines)
+    assert "series 1 is left out of the training: predator is 0 throughout" in lines
+    monkeypatch.setattr(sources, "load_inputs", lambda *given, **named: None)
+    monkeypatch.setattr("jaxlv.studies.train.train", lambda *given, **named: 1 / 0)
+    for progress in (True, False):
+        with pytest.raises(ZeroDivisionError):
+            jaxlv.Forecaster("embedded", progress=progress).fit(noisy.values_NTV, holdout=5, out=tmp_path / "run")
+        assert (f"jaxlv: base: {FIELD}: a written value costs " in capsys.readouterr().err) == progress
+
+
+def test_an_evaluation_tells_that_its_model_has_read_no_marks(nothing_drawn, tmp_path, clean):
+    values_NTV = clean.values_NTV.copy()
+    values_NTV[:, 7, 0] = np.nan
+    said = {}
+    for name in (CYCLES, FIELD):
+        protocol = {"context": 20, "horizon": 2, "samples": 2, "unmasked_samples": 0}
+        asked = Asked(name, load_series(values_NTV), protocol=protocol, handling=Handling("mark"))
+        said[name] = list[str]()
+        evaluate.evaluate(asked, tmp_path / name, say=said[name].append)
+    note = "note: in the text, too, missing values are interpolated: the base that reads them has read no marks"
+    assert note in said[CYCLES] and note not in said[FIELD]
