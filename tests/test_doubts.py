@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from jaxlv.data.forms import is_of_units
 from jaxlv.data.loading import load_series
 from jaxlv.errors import JaxlvError
 
@@ -96,3 +97,10 @@ def test_units_are_told_and_lines_are_still_those_of_the_file(tmp_path):
     (tmp_path / "x.csv").write_text("year,hare\n-,kg\n1900,3\n1901,4\n1901,5\n")
     with pytest.raises(JaxlvError, match=r"x\.csv:5: two rows with one year"):
         load_series(tmp_path / "x.csv")
+
+
+def test_two_rows_of_numbers_tell_that_the_row_above_has_units():
+    rows = [["", "kg"], ["1900", "3"], ["1901", "4"]]
+    assert is_of_units(rows, str.isdigit) and not is_of_units(rows[:2], str.isdigit) and not is_of_units([], str.isdigit)
+    assert not is_of_units([["", ""], *rows[1:]], str.isdigit)  # nothing is said
+    assert not is_of_units([["1899", "kg"], *rows[1:]], str.isdigit)  # a number is there
